@@ -1,0 +1,10 @@
+//! The rules of manyhands, written once for every model of concurrency.
+//!
+//! This crate knows no Python, does no I/O, reads no clock and starts no thread: time comes in as
+//! [`clock::Tick`]s, side effects go out as `#[must_use]` values that tell the caller what to do next.
+//! That is what lets every rule be tested under virtual time and every hand-over under `loom`.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod prim;

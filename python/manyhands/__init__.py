@@ -1,0 +1,1 @@
+"""Every way of doing many things at once in Python, under one API."""
