@@ -7,4 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod doorbell;
+pub mod park;
 pub mod prim;
+pub mod task;
