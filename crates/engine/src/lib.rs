@@ -5,9 +5,13 @@
 //! That is what lets every rule be tested under virtual time and every hand-over under `loom`.
 
 #![forbid(unsafe_code)]
+
 pub mod clock;
 pub mod doorbell;
+pub mod gate;
+mod lane;
 pub mod park;
 pub mod prim;
 pub mod rate;
+pub mod scheduler;
 pub mod task;
