@@ -1,0 +1,50 @@
+# Every command of the project. A fresh machine needs Rust, a C compiler and a CPython >= 3.10; the rest is set up on demand.
+# Choose an interpreter with PYTHON=python3.12 (build, demo, bench, docs) or PYTHONS="3.10 3.13" (test).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+export PYTHON PYTHONS
+
+VENV := .venv
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: prerequisites
+prerequisites:
+	@scripts/prerequisites
+
+.PHONY: build
+build: prerequisites ## build the release into .venv, editable: Python edits need no rebuild
+	@$$(scripts/interpreters --default) scripts/environment $(VENV)
+	@PIP_QUIET=1 VIRTUAL_ENV=$(VENV) $(VENV)/bin/maturin develop --release --locked --quiet
+
+.PHONY: test
+test: test-rust test-python ## run all tests, Rust and Python, the latter on every CPython found
+
+.PHONY: test-rust
+test-rust: prerequisites ## run the Rust tests and the loom models
+	@scripts/test-rust
+
+.PHONY: test-python
+test-python: prerequisites ## run the Python tests; narrow with PYTHONS="3.13" ARGS="-k retry"
+	@scripts/test-python $(ARGS)
+
+.PHONY: lint
+lint: prerequisites ## check formats, lints, types, stubs, layers and licences
+	@scripts/lint
+
+.PHONY: format
+format: prerequisites ## rewrite the sources in the house format
+	@cargo fmt --all
+	@$$(scripts/interpreters --default) scripts/environment $(VENV)
+	@$(VENV)/bin/ruff check --fix --quiet && $(VENV)/bin/ruff format
+
+.PHONY: clean
+clean: ## remove everything that was built, environments included
+	@rm -rf target build demo-output .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find python tests scripts bench examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find python -name '*.so' -delete
