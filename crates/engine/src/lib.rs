@@ -15,3 +15,4 @@ pub mod prim;
 pub mod rate;
 pub mod scheduler;
 pub mod task;
+pub mod timer;
