@@ -29,7 +29,7 @@ MODULES = public_modules()
 NAMES = [
     (module, name) for module in MODULES for name in getattr(importlib.import_module(module), "__all__", ())
 ]
-each_module = pytest.mark.parametrize("module", map(importlib.import_module, MODULES), ids=MODULES)
+each_module = pytest.mark.parametrize("module", [*map(importlib.import_module, MODULES)], ids=MODULES)
 each_name = pytest.mark.parametrize(("module_name", "name"), NAMES)
 
 
