@@ -11,6 +11,7 @@ pub mod doorbell;
 pub mod gate;
 mod lane;
 pub mod park;
+pub mod policy;
 pub mod prim;
 pub mod rate;
 pub mod scheduler;
