@@ -15,5 +15,6 @@ pub mod policy;
 pub mod prim;
 pub mod rate;
 pub mod scheduler;
+pub mod statistics;
 pub mod task;
 pub mod timer;
