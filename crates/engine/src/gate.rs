@@ -1,7 +1,7 @@
 //! Gates: what holds a group of tasks back, a rate and a number of tasks running at once.
 //!
-//! **Guarantees.** Between two calls of [`Gate::enter`] lies at least what the rate demands, and never are more tasks
-//! inside than the concurrency limit allows, provided the caller enters only when [`Gate::opens`] says `Now`.
+//! **Guarantees.** The tasks that enter keep to the rate in every window of time, and never are more inside
+//! than the concurrency limit allows, provided each enters only when `Gate::opens` says `Now`.
 //!
 //! **Not here.** A gate holds no tasks and knows no order: the scheduler keeps a queue before each gate.
 

@@ -1,8 +1,8 @@
 //! A lane: the tasks that wait at one gate, in the order in which they should pass.
 //!
-//! **Invariants.** `in_order` holds tasks of priority 0 with ascending ages, so its front is its best. Whatever does
-//! not fit there (another priority, a task that is older than the last one) is in `sorted`. The best ready task is
-//! therefore the better of the two heads, and the common case costs what a ring buffer costs.
+//! **Invariants.** `in_order` holds tasks of priority 0 with ascending ages, so its front is its best.
+//! Whatever does not fit there (another priority, a task older than the last one) is in `sorted`. The best
+//! ready task is therefore the better of the two heads, and the common case costs what a ring buffer costs.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};

@@ -4,15 +4,15 @@
 //!
 //! **Guarantees.** In no window of length `w`, wherever it starts, do more than `burst + w · calls / per`
 //! acquisitions succeed. Nor fewer than that are possible: whoever acquires at each tick the limiter names
-//! attains the rate. With a burst of 2 or more exactly, for ever; an even rate loses what rounding its interval up
-//! to a whole nanosecond costs, because a shorter one would break the first law.
+//! attains the rate. With a burst of 2 or more exactly, for ever; an even rate loses what rounding its
+//! interval up to a whole nanosecond costs, because a shorter one would break the first law.
 //!
 //! **Source.** The generic cell rate algorithm in its virtual scheduling form: ITU-T recommendation I.371,
 //! annex A. It is a token bucket of `burst` tokens, refilled continuously, that stores one number (the
 //! theoretical arrival time of the next call) and needs no timer.
 //!
-//! **Not here.** No clock (time comes in), no waiting (the caller is told when to come back), no queue (that is
-//! the scheduler), no sharing between processes.
+//! **Not here.** No clock (time comes in), no waiting (the caller is told when to come back), no queue (that
+//! is the scheduler), no sharing between processes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,11 +34,11 @@ use crate::clock::Tick;
 /// | `100/10s` | the period may be several units, a whole number of them |
 /// | `100/s burst 20` | up to 20 at once, then one every 10 ms |
 ///
-/// Units are `ns`, `us`, `ms`, `s`, `m`, `h`, `d`; `sec`, `second`, `min`, `minute`, `hour`, `day` are understood.
-/// The burst is 1 unless stated: an even rate, which is what the limits of most services mean.
+/// Units are `ns`, `us`, `ms`, `s`, `m`, `h`, `d`; `sec`, `second`, `min`, `minute`, `hour`, `day` are
+/// understood. The burst is 1 unless stated: an even rate, which is what the limits of most services mean.
 ///
-/// A value put together by hand may be degenerate: with no calls nothing ever passes, without a period everything
-/// does, and a burst of 0 counts as 1.
+/// A value put together by hand may be degenerate: with no calls nothing ever passes, without a period
+/// everything does, and a burst of 0 counts as 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// How many calls may start in every [`per`](Self::per).
@@ -77,9 +77,7 @@ pub enum RateError {
         found: String,
     },
     /// What stands after the period is not a burst.
-    #[error(
-        "could not read rate `{text}`: found `{found}` after the period, expected `burst` and a whole number above 0"
-    )]
+    #[error("could not read rate `{text}`: found `{found}` after the period, expected `burst` and a count")]
     Burst {
         /// The whole text.
         text: String,
@@ -132,7 +130,7 @@ impl Rate {
         if burst == 0 {
             return Err(RateError::NoBurst);
         }
-        // The decimal a person meant is the shortest one that reads back as this float: what `Display` prints.
+        // The decimal a person meant is the shortest that reads back as this float: what `Display` prints.
         let (calls, per) = scale(&calls_per_second.to_string(), NANOS_PER_SECOND).ok_or(refused)?;
         Ok(Self { calls, per, burst })
     }
@@ -176,8 +174,8 @@ impl fmt::Display for Rate {
 
 /// Holds calls to a [`Rate`]; starts with the whole burst at hand.
 ///
-/// Times are kept in units of 1/`calls` nanoseconds, in 128 bits. There the interval between two calls is a whole
-/// number (`per`), so nothing is ever rounded but the answer "not before", which is rounded up.
+/// Times are kept in units of 1/`calls` nanoseconds, in 128 bits. There the interval between two calls is a
+/// whole number (`per`), so nothing is ever rounded but the answer "not before", which is rounded up.
 #[derive(Debug, Clone)]
 pub struct Gcra {
     /// Units per nanosecond.
@@ -218,7 +216,7 @@ impl Gcra {
         Ok(())
     }
 
-    /// The earliest tick at which [`try_acquire`](Self::try_acquire) succeeds; it stays the same until one does.
+    /// The earliest tick at which [`try_acquire`](Self::try_acquire) succeeds; the same until it did.
     #[must_use]
     pub fn next(&self) -> Tick {
         let units = self.arrival.saturating_sub(self.tolerance);
@@ -255,7 +253,7 @@ fn parse_burst(text: &str) -> Option<u32> {
     text.strip_prefix("burst")?.trim_start_matches([' ', '=']).parse().ok().filter(|burst| *burst > 0)
 }
 
-/// `decimal` calls per `nanos` as whole calls per a period ten, hundred… times as long, rounded down to what fits.
+/// `decimal` calls per `nanos` as whole calls per a period ten, hundred… times as long, rounded down.
 fn scale(decimal: &str, nanos: u64) -> Option<(u32, Duration)> {
     let (whole, fraction) = decimal.split_once('.').unwrap_or((decimal, ""));
     let digits = format!("{whole}{}", fraction.trim_end_matches('0'));
@@ -369,7 +367,8 @@ mod tests {
         fn a_float_is_never_rounded_up_and_hardly_down(wanted in 1e-6..4e9_f64) {
             let rate = Rate::new(wanted, 1).unwrap();
             let got = f64::from(rate.calls) / rate.per.as_secs_f64();
-            prop_assert!(got <= wanted * (1.0 + 1e-15) && got >= wanted * (1.0 - 1e-8), "{wanted} became {got}");
+            let accepted = wanted * (1.0 - 1e-8)..=wanted * (1.0 + 1e-15);
+            prop_assert!(accepted.contains(&got), "{wanted} became {got}");
         }
 
         #[test]
@@ -390,7 +389,8 @@ mod tests {
             for (i, first) in starts.iter().enumerate() {
                 for (j, last) in starts.iter().enumerate().skip(i) {
                     let beyond_burst = (j - i + 1).saturating_sub(rate.burst as usize) as u128;
-                    prop_assert!(beyond_burst * rate.per.as_nanos() <= (*last - *first).as_nanos() * u128::from(rate.calls));
+                    let window = (*last - *first).as_nanos();
+                    prop_assert!(beyond_burst * rate.per.as_nanos() <= window * u128::from(rate.calls));
                 }
             }
         }
@@ -409,7 +409,8 @@ mod tests {
                 }
                 let intervals = (earlier + 1).saturating_sub(u128::from(rate.burst));
                 let ideal = (intervals * rate.per.as_nanos()).div_ceil(u128::from(rate.calls));
-                let rounding = if rate.burst > 1 && interval >= Duration::from_nanos(1) { 0 } else { intervals };
+                let exact = rate.burst > 1 && interval >= Duration::from_nanos(1);
+                let rounding = if exact { 0 } else { intervals };
                 let found = (now - Tick::from_nanos(start)).as_nanos();
                 prop_assert!((ideal..=ideal + rounding).contains(&found), "{found} is not {ideal}");
             }

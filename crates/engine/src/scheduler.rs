@@ -1,26 +1,26 @@
 //! The scheduler: which task starts next, and when.
 //!
-//! Tasks wait in lanes, one before each gate and one for those without a gate. [`Scheduler::pop`] hands over the best
-//! task whose gate is open: higher priority first, within one priority the older first, over all lanes.
+//! Tasks wait in lanes, one before each gate and one for those without a gate. [`Scheduler::pop`] hands over
+//! the best task of all whose gate is open: higher priority first, within one priority the older first.
 //!
 //! **Guarantees.**
 //! - Every task pushed is popped or drained exactly once.
-//! - A gate takes its token and its slot at the moment of the hand-over: what its rate bounds is starts, not pushes.
+//! - A gate gives a token and a slot at the moment of the hand-over: its rate bounds starts, not pushes.
 //! - A closed gate holds up nobody but its own tasks; a delayed task keeps the age of its push.
-//! - [`Pop::Wait`] is exact: nothing becomes ready before that tick, something does at it (unless something is
-//!   pushed, finished or drained meanwhile).
-//! - Time never goes back: a `now` earlier than one already seen (two threads that read the clock and came in the
-//!   other order) counts as the later one.
+//! - [`Pop::Wait`] is exact: nothing becomes ready before that tick, something does at it (unless something
+//!   is pushed, finished or drained meanwhile).
+//! - Time never goes back: a `now` earlier than one already seen (two threads that read the clock and came in
+//!   the other order) counts as the later one.
 //!
-//! **Cost.** A task without priority, gate and delay goes through a ring buffer: no allocation, no search. Another
-//! costs O(log n) in its lane, and a gated one O(log g) in the number of gates that have tasks.
+//! **Cost.** A task without priority, gate and delay goes through a ring buffer: no allocation, no search.
+//! Another costs O(log n) in its lane, and a gated one O(log g) in the number of gates that have tasks.
 //!
-//! **Invariants.** A gate stands in `ready` under the rank of its best task exactly if that task could start now, and
-//! in `alarms` under the next tick at which that may change by the mere passing of time. [`Scheduler::settle`]
-//! restores both after every change to a gate.
+//! **Invariants.** A gate stands in `ready` under the rank of its best task exactly if that task could start
+//! now, and in `alarms` under the next tick at which that may change by the mere passing of time.
+//! `settle` restores both after every change to a gate.
 //!
-//! **Not here.** No thread, no lock, no waiting, no retries: the owner serialises the calls and does what the answer
-//! says. Priorities are strict; a stream of urgent tasks that never ends starves the rest.
+//! **Not here.** No thread, no lock, no waiting, no retries: the owner serialises the calls and does what the
+//! answer says. Priorities are strict; a stream of urgent tasks that never ends starves the rest.
 
 use std::collections::BTreeSet;
 
@@ -40,8 +40,8 @@ pub struct Order {
     pub gate: Option<GateId>,
     /// When it may start at the earliest.
     pub not_before: Option<Tick>,
-    /// The age an earlier push gave it, so that a retried task stays older than newer ones. An age that was never
-    /// given counts as none.
+    /// The age an earlier push gave it, so that a retried task stays older than newer ones. An age that was
+    /// never given counts as none.
     pub age: Option<u64>,
 }
 
@@ -131,8 +131,8 @@ impl<T> Scheduler<T> {
 
     /// Removes a gate: it limits the tasks before it to the last, then it is forgotten.
     ///
-    /// A task pushed to a gate that was forgotten starts without limit, so keep a gate while a task that may be
-    /// retried names it.
+    /// A task pushed to a gate that was forgotten starts without limit, so keep a gate while a task that may
+    /// be retried names it.
     pub fn remove_gate(&mut self, gate: GateId) {
         if let Some(gated) = self.gated(gate) {
             gated.removed = true;
@@ -162,7 +162,7 @@ impl<T> Scheduler<T> {
         age
     }
 
-    /// Takes the task that should start at `now`, with its gate's token and slot; else says when to ask again.
+    /// Takes the task that should start at `now`, with a token and a slot of its gate; else says when to ask.
     pub fn pop(&mut self, now: Tick) -> Pop<T> {
         self.advance(now);
         let gated = self.ready.first().copied();
@@ -177,7 +177,7 @@ impl<T> Scheduler<T> {
         }
     }
 
-    /// Gives back the slot of a task that passed `gate`. To be called once for each such task, whatever its outcome.
+    /// Gives back the slot of a task that passed `gate`: once for each such task, whatever its outcome.
     pub fn finished(&mut self, gate: GateId) {
         if let Some(gated) = self.gated(gate) {
             gated.gate.leave();
@@ -214,8 +214,8 @@ impl<T> Scheduler<T> {
         self.len == 0
     }
 
-    /// How many tasks are not delayed, as of the latest [`pop`](Self::pop): free to start or held by their gates.
-    /// A delay that ends before a closed gate is noticed when the gate opens.
+    /// How many tasks are not delayed, as of the latest [`pop`](Self::pop): free to start or held by their
+    /// gates. A delay that ends before a closed gate is noticed when the gate opens.
     #[must_use]
     pub fn ready_len(&self) -> usize {
         self.len - self.delayed

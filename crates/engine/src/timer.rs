@@ -1,24 +1,25 @@
 //! A timer wheel: very many timers, most of which are cancelled before they fire.
 //!
-//! **Guarantees.** [`TimerWheel::insert`] and [`TimerWheel::cancel`] cost the same for one timer and for a million. A
-//! timer never fires early, and late by less than one resolution, whenever [`TimerWheel::expire`] is called in time.
-//! Timers fire in the order of their times rounded up to the resolution; with equal ones, in the order of insertion.
+//! **Guarantees.** [`TimerWheel::insert`] and [`TimerWheel::cancel`] cost the same for one timer and for a
+//! million. A timer never fires early, and late by less than one resolution, whenever [`TimerWheel::expire`]
+//! is called in time. Timers fire in the order of their times rounded up to the resolution; with equal ones,
+//! in the order of insertion.
 //!
-//! **How.** Time is counted in steps of one resolution, and a step is a number of eleven digits of six bits. Level `n`
-//! of the wheel has a slot for each value of digit `n`. A timer stands at the level of the highest digit in which its
-//! step differs from the current one, in the slot of its digit there. When time enters that slot, the timer moves to
-//! a lower level: ten times at most in its life, and never if it is cancelled soon. Eleven levels reach the end of
-//! time, so nothing overflows and no slot is ever passed by more than once.
+//! **How.** Time is counted in steps of one resolution, and a step is a number of eleven digits of six bits.
+//! Level `n` of the wheel has a slot for each value of digit `n`. A timer stands at the level of the highest
+//! digit in which its step differs from the current one, in the slot of its digit there. When time enters
+//! that slot, the timer moves to a lower level: ten times at most in its life, and never if it is cancelled
+//! soon. Eleven levels reach the end of time, so there is no list of timers that are too far away.
 //!
-//! **Invariants.** A timer that is due stands in the list `DUE`, every other where [`TimerWheel::list_of`] says. The
-//! slots in use at a level are all ahead of the current digit. A bit in `occupied` is set exactly if its slot has a
+//! **Invariants.** A timer that is due stands in the list `DUE`, every other where `list_of` says. The slots
+//! in use at a level are all ahead of the current digit. A bit in `occupied` is set exactly if its slot has a
 //! timer. Lists are circular and doubly linked through the slab, so the head's `prev` is the tail.
 //!
-//! **Source.** G. Varghese and T. Lauck, "Hashed and hierarchical timing wheels", SOSP 1987 (scheme 7). The choice of
-//! level by differing bits replaces their per-level clocks.
+//! **Source.** G. Varghese and T. Lauck, "Hashed and hierarchical timing wheels", SOSP 1987 (scheme 7). The
+//! choice of level by differing bits replaces their per-level clocks.
 //!
-//! **Not here.** No clock and no sleeping: the owner waits until [`TimerWheel::next`], or for something else. The slab
-//! never shrinks: the wheel keeps the memory of its fullest moment.
+//! **Not here.** No clock and no sleeping: the owner waits until [`TimerWheel::next`], or for something else.
+//! The slab never shrinks: the wheel keeps the memory of its fullest moment.
 
 use std::time::Duration;
 
@@ -77,7 +78,7 @@ impl<T> Default for TimerWheel<T> {
 }
 
 impl<T> TimerWheel<T> {
-    /// A wheel whose timers may be late by up to `resolution` (at least a nanosecond; 2.8 kB, whatever it is).
+    /// A wheel whose timers may be late by up to `resolution` (at least a nanosecond). Empty, it takes 3 kB.
     #[must_use]
     pub fn new(resolution: Duration) -> Self {
         Self {
@@ -115,8 +116,8 @@ impl<T> TimerWheel<T> {
 
     /// When to call [`expire`](Self::expire) next; `None` without timers.
     ///
-    /// Never later than the earliest timer fires, and if earlier, then with progress: calling `expire` at each tick
-    /// this names reaches the earliest timer after ten calls at most.
+    /// Never later than the earliest timer fires, and if earlier, then with progress: of the calls of
+    /// `expire` at each tick named here, the eleventh at the latest fires it.
     #[must_use]
     pub fn next(&self) -> Option<Tick> {
         let step = if self.heads[DUE] == NIL { self.next_slot()?.1 } else { self.step };

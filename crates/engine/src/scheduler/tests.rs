@@ -258,7 +258,8 @@ impl Model {
         ids
     }
 
-    /// The least and the most there may be: while a gate is closed, the end of a delay before it goes unnoticed.
+    /// The least and the most there may be: while a gate is closed, the end of a delay before it goes
+    /// unnoticed.
     fn ready_len(&self) -> std::ops::RangeInclusive<usize> {
         let due = self.tasks.iter().filter(|task| task.not_before <= self.now);
         let free = due.clone().filter(|task| self.could_start(task).is_some_and(|time| time <= self.now));
