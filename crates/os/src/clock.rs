@@ -1,7 +1,7 @@
 //! The machine's monotonic clock.
 
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use manyhands_engine::clock::{Clock, Tick};
 
@@ -21,4 +21,11 @@ impl Clock for MonotonicClock {
 #[must_use]
 pub fn now() -> Tick {
     MonotonicClock.now()
+}
+
+/// Processor time that the calling thread has used.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.try_into().unwrap_or_default()
 }

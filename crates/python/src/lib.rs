@@ -1,7 +1,67 @@
 //! `manyhands._core`: the one crate that knows Python.
 
+mod adopt;
+mod attempt;
+mod bridge;
+mod call;
+mod detail;
+mod enter;
+mod error;
+mod executor;
+mod future;
+mod gather;
+mod latch;
+mod loop_crew;
+mod native;
+mod policy;
+mod pool;
+mod thread_crew;
+mod timers;
+mod unobserved;
+mod wait;
+mod waiter;
+
 use pyo3::prelude::*;
 
 /// The Rust core of manyhands. Private: use the names of `manyhands` instead.
 #[pymodule(gil_used = false)]
-mod _core {}
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::executor::Executor;
+    #[pymodule_export]
+    use crate::future::Future;
+    #[pymodule_export]
+    use crate::gather::{gather, race};
+    #[pymodule_export]
+    use crate::loop_crew::{Loop, Runner};
+    #[pymodule_export]
+    use crate::policy::Policy;
+    #[pymodule_export]
+    use crate::thread_crew::Thread;
+    #[pymodule_export]
+    use crate::wait::{Completed, wait_for};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::register_fork_handler(module.py())
+    }
+
+    /// The processors that this process may use: its affinity mask, cut by the cgroup's quota.
+    #[pyfunction]
+    fn available_processors() -> usize {
+        manyhands_os::processors::available()
+    }
+}
+
+/// Has pools of the parent refuse to work in a forked child, where their threads do not exist.
+fn register_fork_handler(py: Python<'_>) -> PyResult<()> {
+    #[pyfunction]
+    fn after_fork_in_child() {
+        pool::after_fork_in_child();
+    }
+    let keywords = pyo3::types::PyDict::new(py);
+    keywords.set_item("after_in_child", pyo3::wrap_pyfunction!(after_fork_in_child, py)?)?;
+    py.import("os")?.call_method("register_at_fork", (), Some(&keywords)).map(drop)
+}

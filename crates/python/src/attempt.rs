@@ -1,0 +1,133 @@
+//! What happens around one attempt of a task, the same on every model: its beginning, its end, another one.
+
+use std::time::Duration;
+
+use manyhands_engine::clock::Tick;
+use manyhands_engine::policy::Verdict;
+use manyhands_os::clock;
+use pyo3::prelude::*;
+
+use crate::call::{Call, function_name};
+use crate::detail::Detail;
+use crate::error;
+use crate::future::{Future, Outcome};
+use crate::pool::Pool;
+use crate::waiter::Wakes;
+
+use std::sync::Arc;
+
+/// How an attempt ended, for the statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Succeeded,
+    Failed,
+    /// It failed, and the task went back to the queue.
+    Retried,
+    /// Somebody else settled the task first.
+    Skipped,
+}
+
+/// Takes note of an attempt that begins; says when it must be stopped.
+pub(crate) fn begin(
+    py: Python<'_>,
+    detail: &Detail,
+    call: &Call,
+    age: u64,
+    now: Tick,
+    worker: &str,
+) -> PyResult<(u32, Option<Tick>)> {
+    detail.keep_origin(py, call)?;
+    let mut history = detail.history();
+    history.attempts += 1;
+    history.age.get_or_insert(age);
+    let waited = now - history.queued;
+    history.waited += waited;
+    history.worker = Some(worker.to_owned());
+    Ok((history.attempts, detail.deadline(py, now)))
+}
+
+/// Settles the task with what its call gave, or queues it again.
+pub(crate) fn ended(
+    future: &Bound<'_, Future>,
+    pool: &Arc<Pool>,
+    result: PyResult<Py<PyAny>>,
+    wakes: &mut Wakes,
+) -> PyResult<Ended> {
+    let py = future.py();
+    let Some(detail) = future.get().detail() else { return settle(future, result, wakes) };
+    if let Some(gate) = detail.gate {
+        pool.release(py, gate)?;
+    }
+    let result = match result {
+        Ok(value) => Ok(value),
+        Err(error) => match retry_at(py, detail, error.value(py)) {
+            Ok(Some(at)) if requeue(future, pool, detail, at)? => return Ok(Ended::Retried),
+            Ok(_) => Err(error),
+            Err(refusal) => Err(refusal),
+        },
+    };
+    settle(future, result, wakes)
+}
+
+/// Settles or repeats a task whose attempt was stopped at its time limit.
+pub(crate) fn timed_out(future: &Bound<'_, Future>, pool: &Arc<Pool>, wakes: &mut Wakes) -> PyResult<Ended> {
+    let py = future.py();
+    let error = match future.get().detail() {
+        Some(detail) => task_timeout(py, detail),
+        None => error::gave_up_waiting(py),
+    };
+    ended(future, pool, Err(error), wakes)
+}
+
+fn task_timeout(py: Python<'_>, detail: &Detail) -> PyErr {
+    let name = detail.origin().map_or_else(|| "?".to_owned(), |call| function_name(call.function.bind(py)));
+    let attempts = detail.history().attempts;
+    let arguments = (name, detail.limit(py).as_secs_f64(), attempts);
+    match error::task_timeout(py) {
+        Ok(kind) => match kind.call1(arguments) {
+            Ok(error) => PyErr::from_value(error),
+            Err(failure) => failure,
+        },
+        Err(failure) => failure,
+    }
+}
+
+fn settle(future: &Bound<'_, Future>, result: PyResult<Py<PyAny>>, wakes: &mut Wakes) -> PyResult<Ended> {
+    let ended = if result.is_ok() { Ended::Succeeded } else { Ended::Failed };
+    match Future::finish(future, Outcome::of(future.py(), result), wakes)? {
+        Ok(()) => Ok(ended),
+        Err(_) => Ok(Ended::Skipped),
+    }
+}
+
+/// When to try again, if at all.
+fn retry_at(py: Python<'_>, detail: &Detail, error: &Bound<'_, PyAny>) -> PyResult<Option<Tick>> {
+    let Some(policy) = &detail.policy else { return Ok(None) };
+    let policy = policy.bind(py).get();
+    if policy.rules.retries == 0 || !policy.retries_on(error)? {
+        return Ok(None);
+    }
+    let attempts = detail.history().attempts;
+    match policy.rules.after_failure(attempts, detail.submitted, clock::now(), fastrand::f64()) {
+        Verdict::Retry { at } => Ok(Some(at)),
+        Verdict::GiveUp(_) => Ok(None),
+    }
+}
+
+fn requeue(future: &Bound<'_, Future>, pool: &Arc<Pool>, detail: &Detail, at: Tick) -> PyResult<bool> {
+    let py = future.py();
+    let Some(origin) = detail.origin() else { return Ok(false) };
+    if future.get().requeue(origin.again(py)?).is_err() {
+        return Ok(false);
+    }
+    detail.history().queued = clock::now();
+    pool.resubmit(py, future.clone().unbind(), detail.order(py, Some(at)))?;
+    Ok(true)
+}
+
+/// Adds a run to the task's history.
+pub(crate) fn measure(detail: &Detail, wall: Duration, cpu: Duration) {
+    let mut history = detail.history();
+    history.wall += wall;
+    history.cpu += cpu;
+}

@@ -1,0 +1,132 @@
+//! What is kept of a task beyond its future: only tasks under a policy, or measured ones, have any.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use manyhands_engine::clock::Tick;
+use manyhands_engine::gate::GateId;
+use manyhands_engine::scheduler::Order;
+use manyhands_os::clock;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use crate::call::Call;
+use crate::policy::Policy;
+
+/// What has happened to a task so far.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct History {
+    /// Attempts begun.
+    pub(crate) attempts: u32,
+    /// The scheduler's age of the first submission, kept by retries.
+    pub(crate) age: Option<u64>,
+    /// Spent in queues, over all attempts.
+    pub(crate) waited: Duration,
+    /// Spent running, over all attempts.
+    pub(crate) wall: Duration,
+    /// Processor time of the thread while running, over all attempts.
+    pub(crate) cpu: Duration,
+    /// When it was last put into a queue.
+    pub(crate) queued: Tick,
+    /// The attempt whose time limit has passed.
+    expired: Option<u32>,
+    /// The name of the worker that ran it last.
+    pub(crate) worker: Option<String>,
+}
+
+/// A task's terms and history.
+pub(crate) struct Detail {
+    pub(crate) policy: Option<Py<Policy>>,
+    pub(crate) gate: Option<GateId>,
+    /// Whether to take the processor time, which costs two system calls a task.
+    pub(crate) measured: bool,
+    /// The position of the item that it works on, in a map.
+    pub(crate) index: Option<u64>,
+    /// The seed of the item's random stream.
+    pub(crate) seed: Option<Py<PyAny>>,
+    pub(crate) submitted: Tick,
+    history: Mutex<History>,
+    /// The call as submitted, to be made again.
+    origin: OnceLock<Call>,
+}
+
+impl Detail {
+    pub(crate) fn new(policy: Option<Py<Policy>>, gate: Option<GateId>, submitted: Tick) -> Self {
+        Self {
+            policy,
+            gate,
+            measured: false,
+            index: None,
+            seed: None,
+            submitted,
+            history: Mutex::new(History { queued: submitted, ..History::default() }),
+            origin: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the task is to be queued.
+    pub(crate) fn order(&self, py: Python<'_>, not_before: Option<Tick>) -> Order {
+        Order {
+            priority: self.policy.as_ref().map_or(0, |policy| policy.bind(py).get().rules.priority),
+            gate: self.gate,
+            not_before,
+            age: self.history().age,
+        }
+    }
+
+    /// When the attempt that starts now must be stopped.
+    pub(crate) fn deadline(&self, py: Python<'_>, now: Tick) -> Option<Tick> {
+        self.policy.as_ref()?.bind(py).get().rules.deadline(self.submitted, now)
+    }
+
+    /// The limit that an attempt ran into, for the message.
+    pub(crate) fn limit(&self, py: Python<'_>) -> Duration {
+        let Some(policy) = &self.policy else { return Duration::ZERO };
+        let rules = &policy.bind(py).get().rules;
+        let spent = clock::now() - self.submitted;
+        match (rules.timeout, rules.total_timeout) {
+            (_, Some(total)) if spent >= total => total,
+            (Some(limit), _) | (None, Some(limit)) => limit,
+            (None, None) => Duration::ZERO,
+        }
+    }
+
+    /// Marks that attempt as over its limit; `false` if it is not the present one.
+    pub(crate) fn expire(&self, attempt: u32) -> bool {
+        let mut history = self.history();
+        let is_present = history.attempts == attempt;
+        if is_present {
+            history.expired = Some(attempt);
+        }
+        is_present
+    }
+
+    /// The present attempt, if its limit has passed.
+    pub(crate) fn expired(&self) -> Option<u32> {
+        let history = self.history();
+        history.expired.filter(|attempt| *attempt == history.attempts)
+    }
+
+    /// Keeps the first attempt's call, if there may be another or a message about it.
+    pub(crate) fn keep_origin(&self, py: Python<'_>, call: &Call) -> PyResult<()> {
+        if self.policy.is_some() && self.origin.get().is_none() {
+            let _ = self.origin.set(call.again(py)?);
+        }
+        Ok(())
+    }
+
+    /// The call as submitted.
+    pub(crate) fn origin(&self) -> Option<&Call> {
+        self.origin.get()
+    }
+
+    pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.policy)?;
+        visit.call(&self.seed)?;
+        self.origin.get().map_or(Ok(()), |call| call.traverse(visit))
+    }
+}

@@ -1,0 +1,66 @@
+//! The doorway between Python and waiting: every wait of every binding goes through here.
+//!
+//! A wait detaches from the interpreter, so that other threads run, and runs the Python signal handlers when a
+//! signal cuts it short, so that Ctrl-C works everywhere.
+
+use std::time::Duration;
+
+use manyhands_engine::clock::Tick;
+use manyhands_os::clock;
+use manyhands_os::park::{Parker, Woken};
+use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::prelude::*;
+
+/// How often a waiting thread looks before it sleeps: some microseconds, about what the sleep itself and the
+/// wake-up would cost. Longer would burn the processor that the awaited thread may need.
+const SPINS: u32 = 200;
+
+/// Waits on `parker` until `is_over`; `false` if `deadline` came first.
+///
+/// # Errors
+/// What a signal handler raised.
+pub(crate) fn wait_until(
+    py: Python<'_>,
+    parker: &Parker,
+    deadline: Option<Tick>,
+    is_over: impl Fn() -> bool,
+) -> PyResult<bool> {
+    loop {
+        if is_over() {
+            return Ok(true);
+        }
+        match py.detach(|| parker.park(SPINS, deadline)) {
+            Woken::Notified => {}
+            Woken::TimedOut => return Ok(is_over()),
+            Woken::Interrupted => py.check_signals()?,
+        }
+    }
+}
+
+/// Seconds from now as a point in time; `None` for "never".
+///
+/// # Errors
+/// `ValueError` for NaN.
+pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Option<Tick>> {
+    let Some(seconds) = timeout else { return Ok(None) };
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err("could not wait: found a timeout of NaN, expected seconds"));
+    }
+    // Too long for a Duration is longer than anybody waits.
+    let Ok(duration) = Duration::try_from_secs_f64(seconds.max(0.0)) else { return Ok(None) };
+    Ok(Some(clock::now() + duration))
+}
+
+/// A span of time that a user gave in seconds.
+///
+/// # Errors
+/// `ValueError` if it is negative or NaN, `OverflowError` if it does not fit.
+pub(crate) fn seconds(name: &str, seconds: f64) -> PyResult<Duration> {
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(PyValueError::new_err(format!(
+            "could not use `{name}`: found {seconds}, expected seconds, 0 or more"
+        )));
+    }
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| PyOverflowError::new_err(format!("could not use `{name}`: {seconds} s is too long")))
+}

@@ -1,0 +1,222 @@
+//! `_core.Executor`: a pool and the terms on which its tasks run, as Python sees them.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use manyhands_engine::gate::GateId;
+use manyhands_engine::statistics::Summary;
+use manyhands_os::clock;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::call::Call;
+use crate::detail::Detail;
+use crate::future::Future;
+use crate::loop_crew::{LoopCrew, not_a_coroutine_function};
+use crate::policy::Policy;
+use crate::pool::{Crew, Pool};
+use crate::thread_crew::ThreadCrew;
+
+/// Closes the pool when the last executor object and view of it are gone: its hands finish the queue and end.
+struct Owner(Arc<Pool>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        Python::try_attach(|py| self.0.close(py, false));
+    }
+}
+
+/// A policy's gate, for as long as tasks can be submitted under it.
+struct OwnedGate {
+    pool: Arc<Pool>,
+    id: GateId,
+}
+
+impl Drop for OwnedGate {
+    fn drop(&mut self) {
+        self.pool.remove_gate(self.id);
+    }
+}
+
+/// The terms of a view.
+struct Terms {
+    policy: Py<Policy>,
+    gate: Option<OwnedGate>,
+}
+
+struct Opened {
+    owner: Arc<Owner>,
+    terms: Option<Arc<Terms>>,
+    takes_coroutines: bool,
+    /// The coroutine function that was accepted last; most programs submit one again and again.
+    accepted: Mutex<Option<Py<PyAny>>>,
+}
+
+/// What the executors of manyhands have in common. Not to be instantiated itself.
+#[pyclass(frozen, subclass, module = "manyhands._core")]
+pub(crate) struct Executor {
+    opened: OnceLock<Opened>,
+}
+
+impl Executor {
+    fn opened(&self) -> PyResult<&Opened> {
+        self.opened.get().ok_or_else(|| {
+            PyRuntimeError::new_err("could not use the executor: its __init__ was not called by the subclass")
+        })
+    }
+
+    fn open(&self, crew: Crew, spawn: Py<PyAny>) {
+        let takes_coroutines = matches!(crew, Crew::Loops(_));
+        let owner = Arc::new(Owner(Pool::new(crew, spawn)));
+        let _ = self.opened.set(Opened { owner, terms: None, takes_coroutines, accepted: Mutex::new(None) });
+    }
+
+    pub(crate) fn pool(&self) -> PyResult<&Arc<Pool>> {
+        Ok(&self.opened()?.owner.0)
+    }
+
+    /// What a task submitted here carries; `None` for a plain one.
+    pub(crate) fn detail(&self, py: Python<'_>) -> PyResult<Option<Box<Detail>>> {
+        let Some(terms) = &self.opened()?.terms else { return Ok(None) };
+        let gate = terms.gate.as_ref().map(|gate| gate.id);
+        Ok(Some(Box::new(Detail::new(Some(terms.policy.clone_ref(py)), gate, clock::now()))))
+    }
+
+    /// Checks that the function fits the model.
+    pub(crate) fn check(&self, function: &Bound<'_, PyAny>) -> PyResult<()> {
+        let opened = self.opened()?;
+        if !opened.takes_coroutines {
+            return Ok(());
+        }
+        let lock = || opened.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock().as_ref().is_some_and(|accepted| accepted.is(function)) {
+            return Ok(());
+        }
+        if !is_coroutine_function(function)? {
+            return Err(not_a_coroutine_function(function));
+        }
+        let previous = lock().replace(function.clone().unbind());
+        drop(previous);
+        Ok(())
+    }
+}
+
+/// Whether calling it gives a coroutine: an `async def` function, a partial of one, or an object with such a `__call__`.
+pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = function.py();
+    let is_one = py.import("inspect")?.getattr("iscoroutinefunction")?;
+    if is_one.call1((function,))?.is_truthy()? {
+        return Ok(true);
+    }
+    match function.get_type().getattr("__call__") {
+        Ok(call) => is_one.call1((call,))?.is_truthy(),
+        Err(_) => Ok(false),
+    }
+}
+
+#[pymethods]
+impl Executor {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { opened: OnceLock::new() }
+    }
+
+    /// Run tasks on up to `workers` threads, started with `spawn(thread)`.
+    fn _open_threads(&self, workers: usize, spawn: Py<PyAny>) {
+        self.open(Crew::Threads(ThreadCrew::new(workers)), spawn);
+    }
+
+    /// Run coroutines on `loops` event loops, `concurrency` at once on each, started with `spawn(loop)`.
+    fn _open_loops(&self, loops: usize, concurrency: usize, spawn: Py<PyAny>) {
+        self.open(Crew::Loops(LoopCrew::new(loops, concurrency)), spawn);
+    }
+
+    /// Be a view of `executor` whose tasks run under `policy`.
+    fn _open_view(&self, executor: &Bound<'_, Self>, policy: Bound<'_, Policy>) -> PyResult<()> {
+        let parent = executor.get().opened()?;
+        let pool = &parent.owner.0;
+        let gate = policy
+            .get()
+            .limits()
+            .map(|limits| OwnedGate { pool: Arc::clone(pool), id: pool.add_gate(limits) });
+        let terms = (!policy.get().is_trivial()).then(|| Arc::new(Terms { policy: policy.unbind(), gate }));
+        let _ = self.opened.set(Opened {
+            owner: Arc::clone(&parent.owner),
+            terms,
+            takes_coroutines: parent.takes_coroutines,
+            accepted: Mutex::new(None),
+        });
+        Ok(())
+    }
+
+    /// Schedule `function(*args, **kwargs)` and return its `Future`.
+    ///
+    /// The task sees the caller's context variables.
+    ///
+    /// Raises:
+    ///     ExecutorClosed: After `shutdown()`, or in a forked child process.
+    ///     BrokenInitializer: The executor's initializer raised.
+    ///     WrongExecutor: A plain function was given to an `AsyncExecutor`.
+    #[pyo3(signature = (function, /, *args, **kwargs))]
+    fn submit<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+        kwargs: Option<Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, Future>> {
+        self.check(function)?;
+        let call = Call::new(function, args, kwargs)?;
+        self.pool()?.submit(py, call, self.detail(py)?)
+    }
+
+    /// Take no more tasks; with `cancel` drop those that have not begun.
+    fn _close(&self, py: Python<'_>, cancel: bool) -> PyResult<()> {
+        self.pool()?.close(py, cancel);
+        Ok(())
+    }
+
+    #[getter]
+    fn _broken(&self) -> PyResult<bool> {
+        Ok(self.pool()?.is_broken())
+    }
+
+    #[getter]
+    fn _shutdown(&self) -> PyResult<bool> {
+        Ok(self.pool()?.shared().closed)
+    }
+
+    /// The figures of the pool, by name.
+    fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (statistics, queued) = {
+            let shared = self.pool()?.shared();
+            (shared.statistics.clone(), shared.scheduler.len())
+        };
+        let figures = PyDict::new(py);
+        figures.set_item("submitted", statistics.submitted)?;
+        figures.set_item("queued", queued)?;
+        figures.set_item("started", statistics.started)?;
+        figures.set_item("succeeded", statistics.succeeded)?;
+        figures.set_item("failed", statistics.failed)?;
+        figures.set_item("cancelled", statistics.cancelled)?;
+        figures.set_item("timed_out", statistics.timed_out)?;
+        figures.set_item("retried", statistics.retried)?;
+        figures.set_item("interrupted", statistics.interrupted)?;
+        figures.set_item("wait", summary(statistics.wait_summary()))?;
+        figures.set_item("run", summary(statistics.run_summary()))?;
+        Ok(figures)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(opened) = self.opened.get() else { return Ok(()) };
+        let accepted = opened.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        visit.call(&*accepted)
+    }
+}
+
+/// count, mean, p50, p90, p99, max; times in seconds.
+fn summary(summary: Summary) -> (u64, f64, f64, f64, f64, f64) {
+    (summary.count, summary.mean, summary.p50, summary.p90, summary.p99, summary.max)
+}

@@ -1,0 +1,139 @@
+//! The C API that pyo3 does not wrap: each function here is one call and the reasons why it is sound.
+#![expect(unsafe_code, reason = "the one file of this crate that calls the C API directly")]
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple, PyType};
+
+/// Makes an instance as `class.__new__(class)` does, without looking up and calling `__init__`.
+pub(crate) fn new_without_init<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    let py = class.py();
+    let pointer = class.as_type_ptr();
+    let arguments = PyTuple::empty(py);
+    // SAFETY: `class` is a live, ready type object, borrowed for this call.
+    let new = unsafe { (*pointer).tp_new }.expect("the class can be instantiated");
+    // SAFETY: `new` is the type's own slot, called with the type, an empty tuple and no keywords, as type.__call__
+    // would; it returns a new reference or NULL with an exception set.
+    let object = unsafe { new(pointer, arguments.as_ptr(), std::ptr::null_mut()) };
+    // SAFETY: see above: a new reference, which the Bound takes over, or NULL with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, object) }
+}
+
+/// pyo3 declares it `extern "C"`, which may not unwind.
+mod unwinding {
+    use pyo3::ffi::PyObject;
+
+    unsafe extern "C-unwind" {
+        pub(super) fn PyObject_Call(
+            callable: *mut PyObject,
+            args: *mut PyObject,
+            kwargs: *mut PyObject,
+        ) -> *mut PyObject;
+    }
+}
+
+/// Stops a thread that CPython is ending from unwinding any further.
+///
+/// Before 3.14, a thread that wants the interpreter back after its finalisation began is ended by `pthread_exit`,
+/// which unwinds its stack; Rust's frames would turn that into an abort of the process. The process is about to
+/// exit: sleeping until then is what CPython 3.14 does itself.
+struct SleepIfUnwound;
+
+impl Drop for SleepIfUnwound {
+    fn drop(&mut self) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// Calls `callable(*args, **kwargs)`; safe for functions that run when the interpreter exits.
+pub(crate) fn call<'py>(
+    callable: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let kwargs = kwargs.map_or(std::ptr::null_mut(), |kwargs| kwargs.as_ptr());
+    let guard = SleepIfUnwound;
+    // SAFETY: three live objects (or no keywords) of the types that the function asks for, borrowed for the call.
+    let result = unsafe { unwinding::PyObject_Call(callable.as_ptr(), args.as_ptr(), kwargs) };
+    std::mem::forget(guard);
+    // SAFETY: the function returns a new reference, or NULL with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(callable.py(), result) }
+}
+
+/// A copy of the calling thread's context.
+pub(crate) fn copy_current_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the interpreter is attached.
+    let context = unsafe { ffi::PyContext_CopyCurrent() };
+    // SAFETY: a new reference, or NULL with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, context) }
+}
+
+/// A copy of `context`.
+pub(crate) fn copy_context<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: the function checks that the object is a context and raises otherwise.
+    let copy = unsafe { ffi::PyContext_Copy(context.as_ptr()) };
+    // SAFETY: a new reference, or NULL with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(context.py(), copy) }
+}
+
+/// Runs `body` in `context`, which no thread may have entered.
+pub(crate) fn in_context<'py, R>(
+    context: &Bound<'py, PyAny>,
+    body: impl FnOnce() -> PyResult<R>,
+) -> PyResult<R> {
+    let py = context.py();
+    // SAFETY: the function checks that the object is a context and raises otherwise.
+    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } < 0 {
+        return Err(PyErr::fetch(py));
+    }
+    let result = body();
+    // SAFETY: entered above by this thread; bodies enter and exit in pairs.
+    if unsafe { ffi::PyContext_Exit(context.as_ptr()) } < 0 {
+        return Err(PyErr::fetch(py));
+    }
+    result
+}
+
+/// The identity of the calling thread, as `threading.get_ident()` gives it.
+pub(crate) fn thread_ident(_py: Python<'_>) -> std::ffi::c_ulong {
+    // SAFETY: the function has no preconditions beyond an initialised interpreter.
+    unsafe { ffi::PyThread_get_thread_ident() }
+}
+
+/// Has `exception` raised in that thread at its next bytecode; `None` takes back what has not been raised yet.
+pub(crate) fn set_async_exception(ident: std::ffi::c_ulong, exception: Option<&Bound<'_, PyType>>) {
+    let exception = exception.map_or(std::ptr::null_mut(), |class| class.as_ptr());
+    // SAFETY: an unknown identity is ignored; the exception is a live class, of which the thread takes a reference.
+    unsafe { ffi::PyThreadState_SetAsyncExc(ident.cast_signed(), exception) };
+}
+
+/// Whether `object` is what calling an `async def` function gives.
+pub(crate) fn is_coroutine(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: compares the type of a live object.
+    unsafe { ffi::PyCoro_CheckExact(object.as_ptr()) != 0 }
+}
+
+/// What a coroutine did when it was given a value.
+pub(crate) enum Sent<'py> {
+    /// It waits for this.
+    Yielded(Bound<'py, PyAny>),
+    /// It returned this.
+    Returned(Bound<'py, PyAny>),
+}
+
+/// Sends `value` into a coroutine, as `coroutine.send(value)` does, without making a StopIteration.
+pub(crate) fn send<'py>(coroutine: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
+    let py = coroutine.py();
+    let mut result = std::ptr::null_mut();
+    // SAFETY: two live objects, and a place for the result.
+    let sent = unsafe { ffi::PyIter_Send(coroutine.as_ptr(), value.as_ptr(), &raw mut result) };
+    // SAFETY: the function leaves a new reference in `result`, or NULL with an exception set.
+    let result = unsafe { Bound::from_owned_ptr_or_err(py, result) };
+    match sent {
+        ffi::PySendResult::PYGEN_NEXT => result.map(Sent::Yielded),
+        ffi::PySendResult::PYGEN_RETURN => result.map(Sent::Returned),
+        ffi::PySendResult::PYGEN_ERROR => Err(result.err().unwrap_or_else(|| PyErr::fetch(py))),
+    }
+}

@@ -1,0 +1,306 @@
+//! What every in-process executor shares: the queue, its rules and its figures, behind one lock.
+//!
+//! `engine`'s scheduler decides who is next. A [`Crew`] are the hands that run tasks: threads or event loops. Nobody
+//! hands tasks out: an idle hand is woken, and takes the next task itself at the moment when it can run it, which is
+//! also the moment when a gate's token is spent.
+//!
+//! The lock is never held across a Python call. Dropping a `Py` may be one, so tasks leave the lock before they are
+//! dropped.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use manyhands_engine::gate::{GateId, Limits};
+use manyhands_engine::scheduler::{Order, Scheduler};
+use manyhands_engine::statistics::Statistics;
+use pyo3::prelude::*;
+
+use crate::call::Call;
+use crate::detail::Detail;
+use crate::error;
+use crate::future::{Future, Outcome};
+use crate::loop_crew::{LoopCrew, LoopHand};
+use crate::thread_crew::{ThreadCrew, ThreadHand};
+use crate::waiter::Wakes;
+
+/// How many times this process was forked from the one that loaded the module.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Tells every pool of the parent process that it has no hands here; called in the child after a fork.
+pub(crate) fn after_fork_in_child() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Whether the process was forked since `generation` was read by [`fork_generation`].
+pub(crate) fn fork_generation() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Those who run the tasks.
+pub(crate) enum Crew {
+    Threads(ThreadCrew),
+    Loops(LoopCrew),
+}
+
+/// Whom to wake for a task that came in, after the lock was released.
+#[must_use]
+pub(crate) enum Wake {
+    Nobody,
+    Thread(Arc<ThreadHand>),
+    Loop(Arc<LoopHand>),
+    /// Another hand is needed: start it.
+    Spawn,
+}
+
+/// The part of a pool that its lock guards.
+pub(crate) struct Shared {
+    pub(crate) scheduler: Scheduler<Py<Future>>,
+    pub(crate) statistics: Statistics,
+    pub(crate) crew: Crew,
+    /// No task is taken any more; those that are queued still run.
+    pub(crate) closed: bool,
+    /// Why no task can run, if the initializer failed.
+    broken: bool,
+}
+
+impl Shared {
+    /// Whom to wake so that the tasks that are ready get hands.
+    pub(crate) fn wake(&mut self) -> Wake {
+        match &mut self.crew {
+            Crew::Threads(crew) => crew.wake(&self.scheduler),
+            Crew::Loops(crew) => crew.wake(&self.scheduler),
+        }
+    }
+}
+
+/// A queue of tasks and the hands that run them.
+pub(crate) struct Pool {
+    shared: Mutex<Shared>,
+    /// Starts a hand: a Python callable that is given a `_core.Thread` or `_core.Loop`.
+    spawn: Py<PyAny>,
+    born: u32,
+    cancels_running: bool,
+}
+
+impl Pool {
+    pub(crate) fn new(crew: Crew, spawn: Py<PyAny>) -> Arc<Self> {
+        Arc::new(Self {
+            born: fork_generation(),
+            cancels_running: matches!(crew, Crew::Loops(_)),
+            spawn,
+            shared: Mutex::new(Shared {
+                scheduler: Scheduler::new(),
+                statistics: Statistics::default(),
+                crew,
+                closed: false,
+                broken: false,
+            }),
+        })
+    }
+
+    pub(crate) fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a running task can be cancelled without further ado: a coroutine can, at its next `await`.
+    pub(crate) fn cancels_running(&self) -> bool {
+        self.cancels_running
+    }
+
+    /// Queues a call.
+    ///
+    /// # Errors
+    /// `ExecutorClosed` after shutdown or a fork, `BrokenInitializer` if the hands cannot run anything.
+    pub(crate) fn submit<'py>(
+        self: &Arc<Self>,
+        py: Python<'py>,
+        call: Call,
+        detail: Option<Box<Detail>>,
+    ) -> PyResult<Bound<'py, Future>> {
+        if self.born != fork_generation() {
+            return Err(forked(py));
+        }
+        let order = detail.as_ref().map_or_else(Order::default, |detail| detail.order(py, None));
+        let future = Future::create_for(py, self, call, detail)?;
+        let task = future.clone().unbind();
+        let refused = {
+            let mut shared = self.shared();
+            if shared.closed || shared.broken {
+                Err((task, shared.broken))
+            } else {
+                let age = shared.scheduler.push(task, order);
+                shared.statistics.submitted += 1;
+                Ok((age, shared.wake()))
+            }
+        };
+        match refused {
+            Ok((age, wake)) => {
+                if let Some(detail) = future.get().detail() {
+                    detail.history().age.get_or_insert(age);
+                }
+                self.perform(py, wake)?;
+                Ok(future)
+            }
+            Err((_, true)) => Err(broken_initializer(py)),
+            Err((_, false)) => Err(closed(py)),
+        }
+    }
+
+    /// Queues a task again, for its next attempt. A closed pool still runs what it has begun.
+    pub(crate) fn resubmit(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        future: Py<Future>,
+        order: Order,
+    ) -> PyResult<()> {
+        let wake = {
+            let mut shared = self.shared();
+            shared.scheduler.push(future, order);
+            shared.statistics.retried += 1;
+            shared.wake()
+        };
+        self.perform(py, wake)
+    }
+
+    /// Wakes or starts the hand that is needed.
+    pub(crate) fn perform(self: &Arc<Self>, py: Python<'_>, wake: Wake) -> PyResult<()> {
+        match wake {
+            Wake::Nobody => Ok(()),
+            Wake::Thread(hand) => {
+                hand.parker.unpark();
+                Ok(())
+            }
+            Wake::Loop(hand) => hand.call(py),
+            Wake::Spawn => self.start_hand(py),
+        }
+    }
+
+    fn start_hand(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
+        let hand = match &self.shared().crew {
+            Crew::Threads(_) => None,
+            Crew::Loops(crew) => Some(crew.new_hand(self)),
+        };
+        let started = match hand {
+            None => crate::thread_crew::Thread::new(self).into_pyobject(py).map(Bound::into_any),
+            Some(hand) => hand.into_pyobject(py).map(Bound::into_any),
+        }
+        .and_then(|hand| self.spawn.bind(py).call1((hand,)));
+        if let Err(failure) = started {
+            let mut shared = self.shared();
+            let hands = match &mut shared.crew {
+                Crew::Threads(crew) => crew.could_not_start(),
+                Crew::Loops(crew) => crew.could_not_start(),
+            };
+            // With other hands at work the task will be run, only later.
+            if hands == 0 {
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// A gate for the tasks of one policy.
+    pub(crate) fn add_gate(&self, limits: Limits) -> GateId {
+        self.shared().scheduler.add_gate(limits)
+    }
+
+    /// Gives back a task's place behind its gate, and wakes whoever can use it.
+    pub(crate) fn release(self: &Arc<Self>, py: Python<'_>, gate: GateId) -> PyResult<()> {
+        let wake = {
+            let mut shared = self.shared();
+            shared.scheduler.finished(gate);
+            shared.wake()
+        };
+        self.perform(py, wake)
+    }
+
+    pub(crate) fn remove_gate(&self, gate: GateId) {
+        self.shared().scheduler.remove_gate(gate);
+    }
+
+    /// Takes no more tasks; with `cancel` drops those that have not begun. Hands end when the queue is empty.
+    pub(crate) fn close(&self, py: Python<'_>, cancel: bool) {
+        let (dropped, wakes) = {
+            let mut shared = self.shared();
+            shared.closed = true;
+            let dropped = if cancel { shared.scheduler.drain() } else { Vec::new() };
+            let wakes: Vec<Wake> = match &mut shared.crew {
+                Crew::Threads(crew) => crew.everybody().map(Wake::Thread).collect(),
+                Crew::Loops(crew) => crew.everybody().map(Wake::Loop).collect(),
+            };
+            (dropped, wakes)
+        };
+        for task in dropped {
+            Future::cancel_now(task.bind(py));
+        }
+        for wake in wakes {
+            match wake {
+                Wake::Thread(hand) => hand.parker.unpark(),
+                // A loop that is gone has nothing left to close.
+                Wake::Loop(hand) => drop(hand.call(py)),
+                Wake::Nobody | Wake::Spawn => {}
+            }
+        }
+    }
+
+    /// Fails every queued task, now and later, because the initializer raised.
+    pub(crate) fn break_down(&self, py: Python<'_>) {
+        let dropped = {
+            let mut shared = self.shared();
+            shared.broken = true;
+            shared.scheduler.drain()
+        };
+        for task in dropped {
+            let outcome = Outcome::of(py, Err(broken_initializer(py)));
+            if let Err(failure) = Future::finish(task.bind(py), outcome, &mut Wakes::default()) {
+                failure.write_unraisable(py, None);
+            }
+        }
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.shared().broken
+    }
+
+    /// Takes note of a cancellation, and stops the thread that runs the task.
+    pub(crate) fn cancelled(self: &Arc<Self>, future: &Bound<'_, Future>, was_running: bool) {
+        let hand = {
+            let mut shared = self.shared();
+            shared.statistics.cancelled += 1;
+            match &shared.crew {
+                Crew::Threads(crew) if was_running => crew.runner_of(future),
+                _ => None,
+            }
+        };
+        if let Some((hand, serial)) = hand {
+            crate::thread_crew::abandon(future.py(), self, &hand, serial);
+        }
+    }
+}
+
+fn closed(py: Python<'_>) -> PyErr {
+    error::error_with_hint(
+        py,
+        error::executor_closed(py),
+        "cannot schedule new futures after shutdown",
+        "submit before shutdown() or within the `with` block, or make a new executor",
+    )
+}
+
+fn forked(py: Python<'_>) -> PyErr {
+    error::error_with_hint(
+        py,
+        error::executor_closed(py),
+        "could not submit: this executor's workers live in the parent process, not in this fork of it",
+        "make a new executor in the child process",
+    )
+}
+
+fn broken_initializer(py: Python<'_>) -> PyErr {
+    error::error_with_hint(
+        py,
+        error::broken_initializer(py),
+        "a worker's initializer failed, so the executor can run nothing",
+        "the initializer's own traceback was logged by `concurrent.futures`; mend it and make a new executor",
+    )
+}

@@ -1,0 +1,435 @@
+//! Tasks on threads.
+//!
+//! A thread is a `threading.Thread` whose target is [`Thread::run`]: it takes a task, runs it, settles its future and
+//! takes the next, attached all the while, so that a queue of small tasks costs no switches. With nothing to take it
+//! enrols as idle, detaches, looks a few microseconds for work and sleeps.
+//!
+//! # Waking
+//! A task that comes in wakes at most one idle thread, and none while one is on its way: the woken thread takes a
+//! task and, if there are more, wakes the next before it runs its own. So a flood of tiny tasks wakes one thread and
+//! a flood of slow ones wakes all, one after the other.
+//!
+//! # Keeping time
+//! When everything queued has to wait (for a rate, for a retry's delay), the idle thread that noticed sleeps only
+//! until then: it is the timekeeper. `timekeeper` is the earliest time for which some thread has set its alarm.
+//!
+//! # Stopping
+//! What a thread runs is numbered (`serial`). To stop it, [`abandon`] marks the hand, under the hand's lock, as
+//! abandoned in that very run, and raises `TaskInterrupted` in the thread; whoever marks it owns the outcome. The
+//! thread's place in the crew is free at once. When the function does return, the thread finds the mark, takes back
+//! an interruption that did not arrive in time, and ends.
+
+use std::ffi::c_ulong;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use manyhands_engine::clock::Tick;
+use manyhands_engine::scheduler::{Pop, Scheduler};
+use manyhands_engine::statistics::Statistics;
+use manyhands_os::clock;
+use manyhands_os::park::Parker;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::attempt::{self, Ended};
+use crate::call::{Call, function_name};
+use crate::detail::Detail;
+use crate::error;
+use crate::future::Future;
+use crate::latch::Latch;
+use crate::native;
+use crate::pool::{Crew, Pool, Wake};
+use crate::timers::{self, Alarm, Watched};
+use crate::waiter::Wakes;
+
+/// How often an idle thread looks for work before it sleeps.
+const SPINS: u32 = 200;
+
+/// The threads of a pool: the part of its state that concerns them.
+pub(crate) struct ThreadCrew {
+    max: usize,
+    /// Threads that run or have been started, without abandoned ones.
+    live: usize,
+    hands: Vec<Arc<ThreadHand>>,
+    /// The last to become idle is woken first: its caches are warm.
+    idle: Vec<Arc<ThreadHand>>,
+    /// The thread that was woken and has not yet looked for its task.
+    waking: Option<Arc<ThreadHand>>,
+    timekeeper: Option<Tick>,
+}
+
+impl ThreadCrew {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, live: 0, hands: Vec::new(), idle: Vec::new(), waking: None, timekeeper: None }
+    }
+
+    /// Whom to wake for the tasks in `scheduler`.
+    pub(crate) fn wake(&mut self, scheduler: &Scheduler<Py<Future>>) -> Wake {
+        let wanted = scheduler.ready_len() > 0 || (self.timekeeper.is_none() && !scheduler.is_empty());
+        if !wanted {
+            return Wake::Nobody;
+        }
+        if self.idle.is_empty() {
+            if self.live < self.max {
+                self.live += 1;
+                return Wake::Spawn;
+            }
+            return Wake::Nobody;
+        }
+        if self.waking.is_some() {
+            return Wake::Nobody;
+        }
+        self.waking = self.idle.pop();
+        self.waking.clone().map_or(Wake::Nobody, Wake::Thread)
+    }
+
+    pub(crate) fn everybody(&mut self) -> impl Iterator<Item = Arc<ThreadHand>> {
+        self.idle.drain(..)
+    }
+
+    /// Takes note that a thread could not be started; returns how many there are.
+    pub(crate) fn could_not_start(&mut self) -> usize {
+        self.live -= 1;
+        self.live
+    }
+
+    /// The hand that runs `future` now, and the number of the run.
+    pub(crate) fn runner_of(&self, future: &Bound<'_, Future>) -> Option<(Arc<ThreadHand>, u64)> {
+        self.hands.iter().find_map(|hand| {
+            let run = hand.run();
+            let runs_it = run.task == Some(future.as_ptr() as usize);
+            runs_it.then(|| (Arc::clone(hand), run.serial))
+        })
+    }
+
+    /// A thread is awake: it is not idle, not on its way, and does not keep time any more.
+    fn is_up(&mut self, hand: &Arc<ThreadHand>, alarm: Option<Tick>) {
+        self.idle.retain(|other| !Arc::ptr_eq(other, hand));
+        if self.waking.as_ref().is_some_and(|other| Arc::ptr_eq(other, hand)) {
+            self.waking = None;
+        }
+        if alarm.is_some() && self.timekeeper == alarm {
+            self.timekeeper = None;
+        }
+    }
+
+    /// A thread has nothing to do, `until` that time at least; returns when it shall wake by itself.
+    fn lie_down(&mut self, hand: &Arc<ThreadHand>, until: Option<Tick>) -> Option<Tick> {
+        self.idle.push(Arc::clone(hand));
+        let until = until.filter(|at| self.timekeeper.is_none_or(|earliest| *at < earliest))?;
+        self.timekeeper = Some(until);
+        Some(until)
+    }
+
+    fn dismiss(&mut self, hand: &Arc<ThreadHand>) {
+        self.live -= 1;
+        self.hands.retain(|other| !Arc::ptr_eq(other, hand));
+    }
+}
+
+/// What a hand does at this moment.
+#[derive(Default)]
+struct Run {
+    serial: u64,
+    /// The address of the future that it runs, as an identity.
+    task: Option<usize>,
+    abandoned: bool,
+    ident: c_ulong,
+}
+
+/// One thread, as others see it.
+#[derive(Default)]
+pub(crate) struct ThreadHand {
+    pub(crate) parker: Parker,
+    run: Mutex<Run>,
+    /// Opened when nobody needs to wait for the thread any more.
+    over: Latch,
+}
+
+impl ThreadHand {
+    fn run(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, future: &Bound<'_, Future>) -> u64 {
+        let mut run = self.run();
+        run.serial += 1;
+        run.task = Some(future.as_ptr() as usize);
+        run.serial
+    }
+
+    /// Ends a run; `false` if it was abandoned meanwhile, and its outcome is not this thread's any more.
+    fn leave(&self) -> bool {
+        let mut run = self.run();
+        run.task = None;
+        !run.abandoned
+    }
+}
+
+/// Stops the run `serial` of `hand`; `false` if it is over already. The caller of a `true` settles the task.
+pub(crate) fn abandon(py: Python<'_>, pool: &Arc<Pool>, hand: &Arc<ThreadHand>, serial: u64) -> bool {
+    let interruption = error::task_interrupted(py);
+    {
+        let mut run = hand.run();
+        if run.serial != serial || run.task.is_none() || run.abandoned {
+            return false;
+        }
+        run.abandoned = true;
+        // Under the lock, so that the thread cannot have gone on to other things. It runs no Python code.
+        native::set_async_exception(run.ident, interruption.ok());
+    }
+    hand.over.open();
+    let wake = {
+        let mut shared = pool.shared();
+        shared.statistics.interrupted += 1;
+        if let Crew::Threads(crew) = &mut shared.crew {
+            crew.dismiss(hand);
+        }
+        shared.wake()
+    };
+    if let Err(failure) = pool.perform(py, wake) {
+        failure.write_unraisable(py, None);
+    }
+    true
+}
+
+/// Stops a run that passed its time limit, and settles or retries its task.
+pub(crate) fn time_out(
+    py: Python<'_>,
+    hand: &Arc<ThreadHand>,
+    serial: u64,
+    future: &Bound<'_, Future>,
+) -> PyResult<()> {
+    let Some(pool) = future.get().pool() else { return Ok(()) };
+    if !abandon(py, pool, hand, serial) {
+        return Ok(());
+    }
+    pool.shared().statistics.timed_out += 1;
+    attempt::timed_out(future, pool, &mut Wakes::default()).map(drop)
+}
+
+/// What a thread is to do next.
+enum Step {
+    Run { task: Py<Future>, age: u64, began: Tick, wake: Wake },
+    Sleep { until: Option<Tick> },
+    End,
+}
+
+/// A thread was idle, and had set its alarm for that time.
+struct Slept {
+    until: Option<Tick>,
+}
+
+/// What a thread has just done.
+struct Ran {
+    ended: Ended,
+    waited: Duration,
+    began: Tick,
+}
+
+/// One thread of a pool. Handed to Python to be run as the target of a `threading.Thread`.
+#[pyclass(frozen, module = "manyhands._core")]
+pub(crate) struct Thread {
+    pool: Arc<Pool>,
+    hand: Arc<ThreadHand>,
+    name: OnceLock<String>,
+}
+
+impl Thread {
+    pub(crate) fn new(pool: &Arc<Pool>) -> Self {
+        Self { pool: Arc::clone(pool), hand: Arc::default(), name: OnceLock::new() }
+    }
+
+    /// Decides, under the pool's lock, what to do next.
+    fn next(&self, slept: Option<Slept>, ran: Option<Ran>) -> Step {
+        let now = clock::now();
+        let mut shared = self.pool.shared();
+        let shared = &mut *shared;
+        if let Some(ran) = ran {
+            record(&mut shared.statistics, &ran, now);
+        }
+        let Crew::Threads(crew) = &mut shared.crew else { return Step::End };
+        if let Some(slept) = slept {
+            crew.is_up(&self.hand, slept.until);
+        }
+        match shared.scheduler.pop(now) {
+            Pop::Ready { task, age } => {
+                shared.statistics.started += 1;
+                Step::Run { task, age, began: now, wake: crew.wake(&shared.scheduler) }
+            }
+            Pop::Empty if shared.closed => {
+                crew.dismiss(&self.hand);
+                Step::End
+            }
+            Pop::Wait(at) => Step::Sleep { until: crew.lie_down(&self.hand, Some(at)) },
+            Pop::Empty | Pop::Blocked => Step::Sleep { until: crew.lie_down(&self.hand, None) },
+        }
+    }
+
+    fn work(&self, py: Python<'_>) {
+        let mut wakes = Wakes::default();
+        let (mut slept, mut ran) = (None, None);
+        loop {
+            match self.next(slept.take(), ran.take()) {
+                Step::Run { task, age, began, wake } => {
+                    // Before the task, which may take long: whoever waits for the last one shall have it now.
+                    wakes.flush();
+                    report(py, self.pool.perform(py, wake));
+                    let Some(done) = self.run_task(task.bind(py), age, began, &mut wakes) else { return };
+                    ran = Some(done);
+                }
+                Step::Sleep { until } => {
+                    slept = Some(Slept { until });
+                    py.detach(|| {
+                        wakes.flush();
+                        // Why it ended does not matter: the queue says what there is to do.
+                        let _ = self.hand.parker.park(SPINS, until);
+                    });
+                }
+                Step::End => return,
+            }
+        }
+    }
+
+    /// Runs one attempt; `None` if the thread was abandoned in it and has to end.
+    fn run_task(&self, future: &Bound<'_, Future>, age: u64, began: Tick, wakes: &mut Wakes) -> Option<Ran> {
+        let py = future.py();
+        let detail = future.get().detail();
+        let call = match Future::start(future) {
+            Ok(Some(call)) => call,
+            nothing => {
+                report(py, nothing.map(drop));
+                if let Some(gate) = detail.and_then(|detail| detail.gate) {
+                    report(py, self.pool.release(py, gate));
+                }
+                return Some(Ran { ended: Ended::Skipped, waited: Duration::ZERO, began });
+            }
+        };
+        let serial = self.hand.enter(future);
+        let watched = detail.map(|detail| self.watch(future, detail, &call, serial, age, began));
+        let cpu = detail.filter(|detail| detail.measured).map(|_| clock::thread_cpu());
+        let result = call.make(py).and_then(|value| refuse_coroutine(&call, value));
+        let mine = self.hand.leave();
+        match watched.transpose() {
+            Ok(Some(Some(watched))) => watched.disarm(),
+            unwatched => report(py, unwatched.map(drop)),
+        }
+        if !mine {
+            native::set_async_exception(self.hand.run().ident, None);
+            return None;
+        }
+        if let Some(detail) = detail {
+            let cpu = cpu.map_or(Duration::ZERO, |before| clock::thread_cpu().saturating_sub(before));
+            attempt::measure(detail, clock::now() - began, cpu);
+        }
+        let waited = detail.map_or_else(|| began - call.submitted, |detail| detail.history().waited);
+        let ended = attempt::ended(future, &self.pool, result.map(Bound::unbind), wakes);
+        let ended = ended.unwrap_or_else(|failure| {
+            failure.write_unraisable(py, None);
+            Ended::Failed
+        });
+        Some(Ran { ended, waited, began })
+    }
+
+    /// Takes note of the attempt that begins, and has its time limit watched.
+    fn watch(
+        &self,
+        future: &Bound<'_, Future>,
+        detail: &Detail,
+        call: &Call,
+        serial: u64,
+        age: u64,
+        began: Tick,
+    ) -> PyResult<Option<Watched>> {
+        let name = self.name.get().map_or("", String::as_str);
+        let (_, deadline) = attempt::begin(future.py(), detail, call, age, began, name)?;
+        let Some(deadline) = deadline else { return Ok(None) };
+        let alarm = Alarm::Thread { hand: Arc::clone(&self.hand), serial, future: future.clone().unbind() };
+        Ok(Some(timers::arm(deadline, alarm)?))
+    }
+
+    /// Runs the initializer; `false` if it raised, which breaks the pool.
+    fn initialize(&self, initializer: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> bool {
+        let py = initializer.py();
+        let Err(error) = native::call(initializer, args, None) else { return true };
+        error::log_exception(py, "Exception in initializer:", &error);
+        self.pool.break_down(py);
+        false
+    }
+}
+
+#[pymethods]
+impl Thread {
+    /// Run tasks until the pool is closed and its queue empty. The calling thread becomes a worker of the pool.
+    #[pyo3(signature = (name, initializer = None, initargs = None))]
+    fn run(
+        &self,
+        py: Python<'_>,
+        name: String,
+        initializer: Option<Bound<'_, PyAny>>,
+        initargs: Option<Bound<'_, PyTuple>>,
+    ) {
+        let _ = self.name.set(name);
+        self.hand.run().ident = native::thread_ident(py);
+        if let Crew::Threads(crew) = &mut self.pool.shared().crew {
+            crew.hands.push(Arc::clone(&self.hand));
+        }
+        let initargs = initargs.unwrap_or_else(|| PyTuple::empty(py));
+        if initializer.is_none_or(|initializer| self.initialize(&initializer, &initargs)) {
+            self.work(py);
+        } else if let Crew::Threads(crew) = &mut self.pool.shared().crew {
+            crew.dismiss(&self.hand);
+        }
+        self.hand.over.open();
+    }
+
+    /// Whether the thread was stopped in a task: nobody should wait for it.
+    #[getter]
+    fn abandoned(&self) -> bool {
+        self.hand.run().abandoned
+    }
+
+    /// Take no more tasks into the pool.
+    fn close(&self, py: Python<'_>) {
+        self.pool.close(py, false);
+    }
+
+    /// Wait until the thread is about to end, or was abandoned.
+    fn wait_until_over(&self, py: Python<'_>) -> PyResult<()> {
+        self.hand.over.wait(py)
+    }
+}
+
+fn record(statistics: &mut Statistics, ran: &Ran, now: Tick) {
+    match ran.ended {
+        Ended::Succeeded => statistics.succeeded += 1,
+        Ended::Failed => statistics.failed += 1,
+        Ended::Retried => {}
+        Ended::Skipped => return,
+    }
+    statistics.record_wait(ran.waited);
+    statistics.record_run(now - ran.began);
+}
+
+/// Reports what has nobody to be raised to.
+fn report(py: Python<'_>, result: PyResult<()>) {
+    if let Err(failure) = result {
+        failure.write_unraisable(py, None);
+    }
+}
+
+/// An `async def` function called on a thread only makes a coroutine that nobody runs.
+fn refuse_coroutine<'py>(call: &Call, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if !native::is_coroutine(&value) {
+        return Ok(value);
+    }
+    let py = value.py();
+    value.call_method0(pyo3::intern!(py, "close"))?;
+    let name = function_name(call.function.bind(py));
+    Err(error::error_with_hint(
+        py,
+        error::wrong_executor(py),
+        format!("could not run `{name}` on a thread: it is an `async def` function"),
+        "use AsyncExecutor, or on=\"async\"",
+    ))
+}

@@ -1,0 +1,106 @@
+"""Every exception and warning of manyhands, rooted in the standard library's own.
+
+Old ``except`` clauses keep working: a timed-out task is a ``TimeoutError``, a cancelled one raises
+``concurrent.futures.CancelledError``. Every error of ours is also a `ManyhandsError`, and pickles with its fields.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import concurrent.futures.thread
+import sys
+from typing import Any
+
+__all__ = [
+    "BrokenInitializer",
+    "Cancelled",
+    "ExecutorClosed",
+    "ManyhandsError",
+    "TaskFailureWarning",
+    "TaskInterrupted",
+    "TaskTimeout",
+    "WrongExecutor",
+]
+
+Cancelled = concurrent.futures.CancelledError
+"""The task was cancelled. The standard library's own ``concurrent.futures.CancelledError``."""
+
+
+class ManyhandsError(Exception):
+    """The root of every error that manyhands itself raises.
+
+    Attributes:
+        hint: What the reader can do about it, or None.
+    """
+
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        """The message, followed by the hint on a line of its own."""
+        message = super().__str__()
+        return f"{message}\nhint: {self.hint}" if self.hint else message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message and every field."""
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(kind: type[ManyhandsError], args: tuple[Any, ...], fields: dict[str, Any]) -> ManyhandsError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+if sys.version_info >= (3, 11):
+    _Timeout = TimeoutError
+else:
+
+    class _Timeout(TimeoutError, concurrent.futures.TimeoutError):
+        """Both timeouts of an old Python, which became one in 3.11."""
+
+
+class TaskTimeout(ManyhandsError, _Timeout):
+    """The task ran into its own time limit and was stopped.
+
+    This is the outcome of the *task*. Giving up waiting for one (``future.result(timeout=1)``) raises
+    ``concurrent.futures.TimeoutError`` and leaves the task running.
+
+    Attributes:
+        task: The name of the function that ran.
+        limit: The limit that was passed, in seconds.
+        attempts: How often it was tried.
+    """
+
+    task: str
+    limit: float
+    attempts: int
+
+    def __init__(self, task: str, limit: float, attempts: int = 1) -> None:
+        tried = "" if attempts == 1 else f" (attempt {attempts})"
+        super().__init__(f"`{task}` ran longer than its limit of {limit:g} s{tried} and was stopped")
+        self.task, self.limit, self.attempts = task, limit, attempts
+
+
+class TaskInterrupted(BaseException):
+    """Raised inside a running function, at its next bytecode, when its task was stopped.
+
+    A ``BaseException``, as ``KeyboardInterrupt`` is, so that ``except Exception`` in the function does not swallow
+    it. Use ``finally`` to clean up. Nobody outside the function sees it: its future has its outcome already.
+    """
+
+
+class ExecutorClosed(ManyhandsError, RuntimeError):
+    """The executor takes no more tasks: it was shut down, or the interpreter is about to exit."""
+
+
+class BrokenInitializer(ManyhandsError, concurrent.futures.thread.BrokenThreadPool):
+    """The executor's initializer raised, so its workers cannot run tasks."""
+
+
+class WrongExecutor(ManyhandsError, TypeError):
+    """The function does not fit the executor: ``async def`` on threads, or a plain function on an event loop."""
+
+
+class TaskFailureWarning(RuntimeWarning):
+    """A task failed and nobody ever looked: neither ``result()`` nor ``exception()`` was called."""

@@ -1,0 +1,7 @@
+"""Executors: one face for every way of running tasks."""
+
+from manyhands.executors.async_ import AsyncExecutor
+from manyhands.executors.base import Executor, Statistics, TimesSummary
+from manyhands.executors.thread import ThreadExecutor
+
+__all__ = ["AsyncExecutor", "Executor", "Statistics", "ThreadExecutor", "TimesSummary"]

@@ -1,0 +1,117 @@
+"""Tasks on asyncio event loops in background threads."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from manyhands import _core
+from manyhands.executors.base import Executor, start_thread
+
+__all__ = ["AsyncExecutor"]
+
+_numbers = itertools.count()
+
+
+class AsyncExecutor(Executor):
+    """Runs ``async def`` functions on event loops in background threads.
+
+    Any thread may submit; up to `concurrency` coroutines are in flight on each loop, the rest queue. A coroutine is
+    cancelled at its next ``await`` when its future is cancelled or its time limit passes. What is queued at the
+    interpreter's exit still runs.
+
+    Args:
+        loops: How many event loops; more than one helps only code that computes between its awaits without the GIL.
+        concurrency: How many coroutines may be in flight on one loop.
+        initializer: Called on each loop's thread, with its loop set, before its first task; see `ThreadExecutor`.
+        initargs: The arguments of `initializer`.
+        loop_factory: Makes each event loop; by default ``asyncio.new_event_loop``.
+        name: What thread names begin with.
+
+    Raises:
+        ValueError: `loops` or `concurrency` is not positive.
+        TypeError: `initializer` is not callable.
+
+    Example:
+        >>> import asyncio
+        >>> async def double(x):
+        ...     await asyncio.sleep(0.01)
+        ...     return 2 * x
+        >>> with AsyncExecutor() as pool:
+        ...     pool.submit(double, 21).result()
+        42
+    """
+
+    model: ClassVar[str] = "async"
+
+    def __init__(
+        self,
+        loops: int = 1,
+        concurrency: int = 1000,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        name: str | None = None,
+    ) -> None:
+        for option, found in (("loops", loops), ("concurrency", concurrency)):
+            if found < 1:
+                raise ValueError(f"could not make the executor: found {option}={found}, expected 1 or more")
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
+        self._max_workers = loops
+        prefix = name or f"AsyncExecutor-{next(_numbers)}"
+        hands = self._hands = {}
+        numbers = itertools.count()
+
+        # A closure without `self`: the workers must not keep the executor alive.
+        def spawn(hand: _core.Loop) -> None:
+            def run(thread_name: str) -> None:
+                _serve(hand, thread_name, loop_factory, initializer, initargs)
+
+            start_thread(hands, hand, run, f"{prefix}_{next(numbers)}")
+
+        self._open_loops(loops, concurrency, spawn)
+
+
+def _serve(
+    hand: _core.Loop,
+    name: str,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> None:
+    """Run one event loop until its pool is closed and nothing is left to do."""
+    loop = loop_factory()
+    asyncio.set_event_loop(loop)
+    try:
+        if initializer is not None:
+            try:
+                initializer(*initargs)
+            except BaseException:
+                logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+                hand.break_down()
+                return
+        hand.attach(name, loop)
+        try:
+            loop.run_forever()
+        finally:
+            hand.detach()
+            _clean(loop)
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _clean(loop: asyncio.AbstractEventLoop) -> None:
+    """End what tasks left behind on the loop, as ``asyncio.run`` does."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())

@@ -1,0 +1,197 @@
+"""What every executor has: the face of ``concurrent.futures.Executor``, policies, figures, a clean exit."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from manyhands import _core
+from manyhands._core import Policy
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Executor", "Statistics", "TimesSummary"]
+
+T = TypeVar("T")
+Hand = _core.Thread | _core.Loop
+
+
+@dataclass(frozen=True)
+class TimesSummary:
+    """How a time was distributed over tasks. All but `count` in seconds; percentiles to two digits."""
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What an executor has done so far.
+
+    Attributes:
+        submitted: Tasks taken.
+        queued: Tasks in the queue now: ready, delayed, or held back by a limit.
+        started: Attempts begun.
+        succeeded: Tasks that returned.
+        failed: Tasks that raised, after their retries.
+        cancelled: Tasks cancelled.
+        timed_out: Attempts stopped at their time limit.
+        retried: Attempts that were followed by another.
+        interrupted: Running functions that were stopped, by a limit or a forced cancellation.
+        wait: Times from submission to start.
+        run: Times of single attempts.
+    """
+
+    submitted: int
+    queued: int
+    started: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    timed_out: int
+    retried: int
+    interrupted: int
+    wait: TimesSummary
+    run: TimesSummary
+
+
+class Executor(_core.Executor, concurrent.futures.Executor):
+    """The common face of the executors; make a `ThreadExecutor` or an `AsyncExecutor`."""
+
+    model: ClassVar[str]
+    """The name of the model by which `mh.map` and the command line choose it."""
+
+    _hands: dict[threading.Thread, Hand]
+
+    def with_policy(self, policy: Policy | None = None, /, **options: Any) -> Self:
+        """Return a view of this executor whose tasks carry a policy.
+
+        The view shares workers, queue, statistics and `shutdown()` with this executor. A rate or a concurrency limit
+        counts for all tasks submitted through the same view.
+
+        Args:
+            policy: The terms; or give them as options.
+            **options: What `Policy` takes: timeout, retries, rate, priority, …
+
+        Example:
+            >>> with ThreadExecutor(2) as pool:
+            ...     patient = pool.with_policy(retries=3, timeout=10)
+            ...     patient.submit(pow, 2, 5).result()
+            32
+        """
+        if policy is not None and options:
+            raise TypeError("could not set the policy: found a Policy and options, expected one or the other")
+        view = type(self).__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._open_view(self, Policy(**options) if policy is None else policy)
+        return view
+
+    def map(  # type: ignore[override]
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator over ``fn(*items)`` for the items of the iterables, in order.
+
+        Everything is submitted at once, as ``concurrent.futures`` does, unless `buffersize` is given. `mh.map` is
+        lazy, and has retries, limits, progress and outcomes.
+
+        Args:
+            fn: The function; on an `AsyncExecutor` an ``async def`` function.
+            *iterables: As for the builtin ``map``; the shortest decides.
+            timeout: Seconds from this call until the iterator gives up.
+            chunksize: Ignored: a task here costs too little to be worth batching.
+            buffersize: How many results may be waiting to be taken; the input is read that far ahead and no further.
+
+        Raises:
+            concurrent.futures.TimeoutError: From the iterator, when it gives up.
+            ValueError: `buffersize` is not positive.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        return _core.map_calls(self, fn, zip(*iterables), timeout, buffersize)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks.
+
+        Args:
+            wait: Return when all tasks are done and the workers have ended. Functions that were stopped at a limit
+                and have not returned are not waited for.
+            cancel_futures: Cancel the tasks that have not begun.
+        """
+        self._close(cancel_futures)
+        if wait:
+            _join(self._hands)
+
+    def statistics(self) -> Statistics:
+        """Return the figures of the executor and all its views, since it was made."""
+        figures = self._statistics()
+        return Statistics(
+            **{**figures, "wait": TimesSummary(*figures["wait"]), "run": TimesSummary(*figures["run"])}
+        )
+
+    @property
+    def _threads(self) -> set[threading.Thread]:
+        return {thread for thread, hand in self._hands.items() if not hand.abandoned}
+
+
+_all_hands: dict[threading.Thread, Hand] = {}
+"""Every worker of the process: they finish their queues before the interpreter exits."""
+
+
+def start_thread(
+    hands: dict[threading.Thread, Hand], hand: Hand, run: Callable[..., object], name: str, *args: Any
+) -> None:
+    """Run a worker in a thread, and remember it in `hands` and for the interpreter's exit."""
+    thread = threading.Thread(target=run, name=name, args=(name, *args), daemon=True)
+    thread.start()
+    for known in (hands, _all_hands):
+        for ended in [other for other in list(known) if not other.is_alive()]:
+            known.pop(ended, None)
+        known[thread] = hand
+
+
+def _join(hands: dict[threading.Thread, Hand]) -> None:
+    """Wait for workers to end, but not for those that were given up in a task."""
+    while waited_for := [(thread, hand) for thread, hand in list(hands.items()) if thread.is_alive()]:
+        for thread, hand in waited_for:
+            if thread is threading.current_thread():
+                hands.pop(thread, None)
+                continue
+            hand.wait_until_over()
+            if hand.abandoned:
+                hands.pop(thread, None)
+            else:
+                thread.join()
+
+
+def _finish_all() -> None:
+    """Let every executor finish its queue: what the interpreter's exit waits for, as in ``concurrent.futures``."""
+    for hand in list(_all_hands.values()):
+        hand.close()
+    _join(_all_hands)
+
+
+try:
+    # Before the interpreter joins threads and while everything still works; plain atexit is too late for that.
+    threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+except AttributeError:
+    atexit.register(_finish_all)
+os.register_at_fork(after_in_child=_all_hands.clear)

@@ -1,0 +1,118 @@
+"""Futures: the handle of a task's outcome, and waiting for several of them.
+
+`Future` is a ``concurrent.futures.Future`` made in Rust. It works wherever one works, and can also be awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from typing import Any, TypeVar
+
+from manyhands import _core
+from manyhands._core import gather, race
+
+__all__ = ["Future", "as_completed", "gather", "race", "wait"]
+
+T = TypeVar("T")
+
+
+class Future(_core.Future, concurrent.futures.Future[T]):
+    """The handle of a task's outcome: PEP 3148's future, made in Rust, which can also be awaited.
+
+    Executors make futures; a program waits for them, asks them, or hangs callbacks on them. `result()` from a
+    thread and ``await`` from any asyncio loop give the same outcome. Cancelling the asyncio task that awaits a
+    future cancels the future.
+
+    A failure that nobody looks at is not lost: when the future is collected, a `TaskFailureWarning` shows it.
+
+    Thread safety: every method may be called from any thread.
+
+    Example:
+        >>> future = Future()
+        >>> future.set_result(42)
+        >>> future.result()
+        42
+
+    Source: PEP 3148; ``concurrent.futures.Future`` of CPython, whose behaviour it follows.
+    """
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait on the running asyncio loop for the outcome, and return or raise it.
+
+        Raises:
+            asyncio.CancelledError: The future, or the awaiting task, was cancelled.
+        """
+        if not self.done():
+            loop = asyncio.get_running_loop()
+            woken = loop.create_future()
+            if self._enrol_loop(loop, woken):
+                try:
+                    yield from woken.__await__()
+                except asyncio.CancelledError:
+                    self.cancel()
+                    raise
+        if self.cancelled():
+            raise asyncio.CancelledError
+        return self.result()
+
+
+def wait(
+    futures: Iterable[concurrent.futures.Future[T]],
+    timeout: float | None = None,
+    return_when: str = concurrent.futures.ALL_COMPLETED,
+) -> tuple[set[concurrent.futures.Future[T]], set[concurrent.futures.Future[T]]]:
+    """Wait until futures are settled.
+
+    Args:
+        futures: Futures of ours or of ``concurrent.futures``; duplicates count once.
+        timeout: Seconds to wait at most; None waits for ever.
+        return_when: ``concurrent.futures.ALL_COMPLETED``, ``FIRST_COMPLETED`` or ``FIRST_EXCEPTION``.
+
+    Returns:
+        A named pair of sets, ``done`` and ``not_done``. Running out of time is not an error.
+
+    Raises:
+        ValueError: `return_when` is none of the three.
+        TypeError: One of them is not such a future.
+    """
+    unique = list(dict.fromkeys(futures))
+    positions = _core.wait_for(unique, timeout, return_when)
+    done = {unique[position] for position in positions}
+    return concurrent.futures._base.DoneAndNotDoneFutures(done, set(unique) - done)
+
+
+class _Completed(_core.Completed):
+    """Futures in the order in which they are settled, for ``for`` and for ``async for``."""
+
+    async def __aiter__(self) -> AsyncIterator[concurrent.futures.Future[Any]]:
+        while len(self):
+            future = self.take()
+            if future is None:
+                loop = asyncio.get_running_loop()
+                woken = loop.create_future()
+                if self.enrol_loop(loop, woken):
+                    await woken
+            else:
+                yield future
+
+
+def as_completed(
+    futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
+) -> Iterator[concurrent.futures.Future[T]]:
+    """Return an iterator over futures, each as soon as it is settled.
+
+    Also an asynchronous iterator: ``async for future in as_completed(futures)`` lets the loop run meanwhile.
+
+    Args:
+        futures: Futures of ours or of ``concurrent.futures``; duplicates are yielded once.
+        timeout: Seconds from this call until the iterator gives up; None waits for ever.
+
+    Raises:
+        concurrent.futures.TimeoutError: From the iterator, when it gives up; says how many are unfinished.
+        TypeError: One of them is not such a future.
+    """
+    return _Completed(list(dict.fromkeys(futures)), timeout)
