@@ -22,6 +22,10 @@ impl Rank {
     }
 }
 
+/// How many tasks' worth of memory an empty lane keeps: enough that a lane that is often empty does not
+/// allocate.
+const KEPT: usize = 16_384;
+
 /// A queue of ready tasks, and those not due yet.
 #[derive(Debug)]
 pub(crate) struct Lane<T> {
@@ -79,11 +83,13 @@ impl<T> Lane<T> {
     pub(crate) fn pop(&mut self) -> Option<(u64, T)> {
         let sorted = self.sorted.peek().map(|entry| entry.key);
         let in_order = self.in_order.front().map(|(age, _)| Rank::new(0, *age));
-        if in_order.is_some_and(|rank| sorted.is_none_or(|other| rank < other)) {
+        let popped = if in_order.is_some_and(|rank| sorted.is_none_or(|other| rank < other)) {
             self.in_order.pop_front()
         } else {
             self.sorted.pop().map(|entry| (entry.key.age, entry.task))
-        }
+        };
+        self.shrink_if_empty();
+        popped
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -95,6 +101,16 @@ impl<T> Lane<T> {
         tasks.extend(self.in_order.drain(..));
         tasks.extend(self.sorted.drain().map(|entry| (entry.key.age, entry.task)));
         tasks.extend(self.delayed.drain().map(|entry| (entry.key.1.age, entry.task)));
+        self.shrink_if_empty();
+    }
+
+    /// Gives back the memory of a rush once it is over.
+    fn shrink_if_empty(&mut self) {
+        if self.is_empty() {
+            self.in_order.shrink_to(KEPT);
+            self.sorted.shrink_to(KEPT);
+            self.delayed.shrink_to(KEPT);
+        }
     }
 }
 
@@ -124,3 +140,24 @@ impl<K: Ord, T> PartialEq for Keyed<K, T> {
 }
 
 impl<K: Ord, T> Eq for Keyed<K, T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_rush_is_given_back() {
+        let mut lane = Lane::new();
+        for age in 0..100_000 {
+            lane.push(Rank::new(i32::from(age % 2 == 0), age), age);
+            lane.push_delayed(Tick::NEVER, Rank::new(0, age), age);
+        }
+        lane.drain_into(&mut Vec::new());
+        assert!(lane.delayed.capacity() <= KEPT && lane.sorted.capacity() <= KEPT);
+        for age in 0..100_000 {
+            lane.push(Rank::new(0, age), age);
+        }
+        assert_eq!(std::iter::from_fn(|| lane.pop()).count(), 100_000);
+        assert!(lane.in_order.capacity() <= KEPT);
+    }
+}

@@ -18,6 +18,10 @@
 //! **Source.** G. Varghese and T. Lauck, "Hashed and hierarchical timing wheels", SOSP 1987 (scheme 7). The
 //! choice of level by differing bits replaces their per-level clocks.
 //!
+//! **Cost.** A few tens of bytes a timer beside its value. Most calls of `expire` touch only what fires; one
+//! that enters a slot of a higher level moves all its timers down (with 500,000 timers over a minute:
+//! milliseconds).
+//!
 //! **Not here.** No clock and no sleeping: the owner waits until [`TimerWheel::next`], or for something else.
 //! The slab never shrinks: the wheel keeps the memory of its fullest moment.
 
