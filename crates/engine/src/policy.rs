@@ -218,6 +218,21 @@ mod tests {
     }
 
     #[test]
+    fn a_retry_has_to_start_before_the_end() {
+        let backoff = Backoff { jitter: false, ..Backoff::default() };
+        let policy = Policy { total_timeout: Some(SECOND), retries: 1, backoff, ..Policy::default() };
+        let submitted = Tick::ZERO + SECOND;
+        let latest = submitted + Duration::from_millis(900);
+        let too_late = Verdict::GiveUp(Reason::OutOfTime);
+        assert_eq!(policy.after_failure(1, submitted, latest, 0.0), too_late);
+        let just_before = Tick::from_nanos(latest.as_nanos() - 1);
+        let at = just_before + backoff.base;
+        assert_eq!(policy.after_failure(1, submitted, just_before, 0.0), Verdict::Retry { at });
+        let none_left = Verdict::GiveUp(Reason::NoRetriesLeft);
+        assert_eq!(policy.after_failure(2, submitted, submitted, 0.0), none_left);
+    }
+
+    #[test]
     fn a_policy_that_makes_no_sense_is_refused() {
         let valid = Policy::default();
         assert_eq!(valid.validate(), Ok(()));

@@ -170,7 +170,12 @@ fn a_clock_read_too_early_changes_nothing() {
     scheduler.push(2, order);
     assert_eq!(popped(&mut scheduler, at(500)), [1]);
     assert_eq!(scheduler.pop(at(400)), Pop::Wait(at(600)));
-    assert_eq!(popped(&mut scheduler, at(600)), [2]);
+    scheduler.push(3, Order { priority: 1, ..Order::default() });
+    assert!(matches!(scheduler.pop(at(600)), Pop::Ready { task: 3, .. }));
+    // The gate was seen open at 600, so it is.
+    assert_eq!(popped(&mut scheduler, at(550)), [2]);
+    scheduler.push(4, order);
+    assert_eq!(scheduler.pop(at(550)), Pop::Wait(at(700)));
 }
 
 /// The rules, each decided by looking at everything there is.
