@@ -21,12 +21,15 @@ def tree(tmp_path):
     add_crate(tmp_path, "python", '[dependencies]\nmanyhands-os = { path = "../os" }\npyo3 = "0.30"\n')
     package = tmp_path / "python" / "manyhands"
     write(package / "__init__.py", "from .executors import thread\nfrom . import errors, sync\n")
-    write(package / "errors.py", "import asyncio\n")
+    write(
+        package / "errors.py",
+        "import asyncio\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import rich\n",
+    )
     write(package / "_core.pyi", "from .errors import Problem\n")
     write(package / "sync.py", "from manyhands import _core, errors\nimport manyhands._core\n")
     write(package / "executors" / "__init__.py", "from . import thread\n")
     write(package / "executors" / "thread.py", "from .. import sync\nfrom ..errors import Problem\n")
-    write(package / "cli" / "__main__.py", "import manyhands\nfrom . import map\nimport manyhands_other\n")
+    write(package / "cli" / "__main__.py", "import click\nimport manyhands\nfrom . import map\n")
     write(package / "cli" / "map.py", "from manyhands import executors\n")
     return tmp_path
 
@@ -135,6 +138,27 @@ def test_a_module_that_imports_upwards_is_named(tree, module, text, complaint):
     checked = check(tree)
     assert checked.returncode == 1
     assert f"python/manyhands/{module}{complaint}" in checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "complaint"),
+    [
+        (
+            "sync.py",
+            "from rich.table import Table",
+            ":1: imports rich.table.Table, which is in no row of LIBRARIES",
+        ),
+        (
+            "sync.py",
+            "try:\n    import manyhands_extra\nexcept ImportError: ...",
+            ":2: imports manyhands_extra",
+        ),
+        ("sync.py", "import click", ":1: imports click, which is reserved for cli"),
+    ],
+)
+def test_a_library_that_a_user_may_lack_is_named(tree, module, text, complaint):
+    write(tree / "python" / "manyhands" / module, text)
+    assert f"python/manyhands/{module}{complaint}" in check(tree).stderr
 
 
 def test_a_tree_without_modules_is_no_success(tree):
