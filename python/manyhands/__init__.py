@@ -21,3 +21,12 @@ from manyhands.futures import as_completed as as_completed
 from manyhands.futures import gather as gather
 from manyhands.futures import race as race
 from manyhands.futures import wait as wait
+from manyhands.group import TaskGroup as TaskGroup
+from manyhands.map import MapIterator as MapIterator
+from manyhands.map import MapSummary as MapSummary
+from manyhands.map import Outcome as Outcome
+from manyhands.map import Receipt as Receipt
+from manyhands.map import map as map
+from manyhands.map import starmap as starmap
+from manyhands.randomness import item_random as item_random
+from manyhands.randomness import item_seed as item_seed

@@ -60,6 +60,14 @@ class Future(_core.Future, concurrent.futures.Future[T]):
         return self.result()
 
 
+async def _settle(future: Future[Any]) -> None:
+    """Wait on the running loop until a future is settled, whatever its outcome."""
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+    if future._enrol_loop(loop, woken):
+        await woken
+
+
 def wait(
     futures: Iterable[concurrent.futures.Future[T]],
     timeout: float | None = None,

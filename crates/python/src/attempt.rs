@@ -55,7 +55,7 @@ pub(crate) fn ended(
 ) -> PyResult<Ended> {
     let py = future.py();
     let Some(detail) = future.get().detail() else { return settle(future, result, wakes) };
-    if let Some(gate) = detail.gate {
+    if let Some(gate) = detail.gate() {
         pool.release(py, gate)?;
     }
     let result = match result {

@@ -1,10 +1,10 @@
 //! What is kept of a task beyond its future: only tasks under a policy, or measured ones, have any.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
-use manyhands_engine::gate::GateId;
+use manyhands_engine::gate::{GateId, Limits};
 use manyhands_engine::scheduler::Order;
 use manyhands_os::clock;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use crate::call::Call;
 use crate::policy::Policy;
+use crate::pool::Pool;
 
 /// What has happened to a task so far.
 #[derive(Debug, Default, Clone)]
@@ -34,16 +35,34 @@ pub(crate) struct History {
     pub(crate) worker: Option<String>,
 }
 
+/// A policy's gate; removed when no task and no executor names it any more, so that it also holds back retries.
+pub(crate) struct OwnedGate {
+    pool: Arc<Pool>,
+    id: GateId,
+}
+
+impl OwnedGate {
+    pub(crate) fn new(pool: &Arc<Pool>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self { pool: Arc::clone(pool), id: pool.add_gate(limits) })
+    }
+
+    fn id(&self) -> GateId {
+        self.id
+    }
+}
+
+impl Drop for OwnedGate {
+    fn drop(&mut self) {
+        self.pool.remove_gate(self.id);
+    }
+}
+
 /// A task's terms and history.
 pub(crate) struct Detail {
     pub(crate) policy: Option<Py<Policy>>,
-    pub(crate) gate: Option<GateId>,
+    gate: Option<Arc<OwnedGate>>,
     /// Whether to take the processor time, which costs two system calls a task.
     pub(crate) measured: bool,
-    /// The position of the item that it works on, in a map.
-    pub(crate) index: Option<u64>,
-    /// The seed of the item's random stream.
-    pub(crate) seed: Option<Py<PyAny>>,
     pub(crate) submitted: Tick,
     history: Mutex<History>,
     /// The call as submitted, to be made again.
@@ -51,17 +70,20 @@ pub(crate) struct Detail {
 }
 
 impl Detail {
-    pub(crate) fn new(policy: Option<Py<Policy>>, gate: Option<GateId>, submitted: Tick) -> Self {
+    pub(crate) fn new(policy: Option<Py<Policy>>, gate: Option<Arc<OwnedGate>>, submitted: Tick) -> Self {
         Self {
             policy,
             gate,
             measured: false,
-            index: None,
-            seed: None,
             submitted,
             history: Mutex::new(History { queued: submitted, ..History::default() }),
             origin: OnceLock::new(),
         }
+    }
+
+    /// The gate that the task has to pass.
+    pub(crate) fn gate(&self) -> Option<GateId> {
+        self.gate.as_ref().map(|gate| gate.id())
     }
 
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
@@ -72,7 +94,7 @@ impl Detail {
     pub(crate) fn order(&self, py: Python<'_>, not_before: Option<Tick>) -> Order {
         Order {
             priority: self.policy.as_ref().map_or(0, |policy| policy.bind(py).get().rules.priority),
-            gate: self.gate,
+            gate: self.gate(),
             not_before,
             age: self.history().age,
         }
@@ -126,7 +148,6 @@ impl Detail {
 
     pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.policy)?;
-        visit.call(&self.seed)?;
         self.origin.get().map_or(Ok(()), |call| call.traverse(visit))
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use manyhands_engine::gate::GateId;
 use manyhands_engine::statistics::Summary;
 use manyhands_os::clock;
 use pyo3::exceptions::PyRuntimeError;
@@ -11,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::call::Call;
-use crate::detail::Detail;
+use crate::detail::{Detail, OwnedGate};
 use crate::future::Future;
 use crate::loop_crew::{LoopCrew, not_a_coroutine_function};
 use crate::policy::Policy;
@@ -27,22 +26,10 @@ impl Drop for Owner {
     }
 }
 
-/// A policy's gate, for as long as tasks can be submitted under it.
-struct OwnedGate {
-    pool: Arc<Pool>,
-    id: GateId,
-}
-
-impl Drop for OwnedGate {
-    fn drop(&mut self) {
-        self.pool.remove_gate(self.id);
-    }
-}
-
 /// The terms of a view.
 struct Terms {
     policy: Py<Policy>,
-    gate: Option<OwnedGate>,
+    gate: Option<Arc<OwnedGate>>,
 }
 
 struct Opened {
@@ -79,7 +66,7 @@ impl Executor {
     /// What a task submitted here carries; `None` for a plain one.
     pub(crate) fn detail(&self, py: Python<'_>) -> PyResult<Option<Box<Detail>>> {
         let Some(terms) = &self.opened()?.terms else { return Ok(None) };
-        let gate = terms.gate.as_ref().map(|gate| gate.id);
+        let gate = terms.gate.clone();
         Ok(Some(Box::new(Detail::new(Some(terms.policy.clone_ref(py)), gate, clock::now()))))
     }
 
@@ -136,11 +123,7 @@ impl Executor {
     /// Be a view of `executor` whose tasks run under `policy`.
     fn _open_view(&self, executor: &Bound<'_, Self>, policy: Bound<'_, Policy>) -> PyResult<()> {
         let parent = executor.get().opened()?;
-        let pool = &parent.owner.0;
-        let gate = policy
-            .get()
-            .limits()
-            .map(|limits| OwnedGate { pool: Arc::clone(pool), id: pool.add_gate(limits) });
+        let gate = policy.get().limits().map(|limits| OwnedGate::new(&parent.owner.0, limits));
         let terms = (!policy.get().is_trivial()).then(|| Arc::new(Terms { policy: policy.unbind(), gate }));
         let _ = self.opened.set(Opened {
             owner: Arc::clone(&parent.owner),

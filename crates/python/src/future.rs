@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use manyhands_engine::clock::Tick;
 use manyhands_engine::task::{Cancel, Cell, Finish, Key, Start, State};
 use manyhands_os::park;
 use pyo3::exceptions::PyTypeError;
@@ -261,9 +262,8 @@ impl Future {
         }
     }
 
-    /// Waits until the task is settled; `false` if `timeout` seconds passed before.
-    fn wait(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
-        let deadline = enter::deadline(timeout)?;
+    /// Waits until the task is settled; `false` if `deadline` came before.
+    pub(crate) fn wait_until(slf: &Bound<'_, Self>, deadline: Option<Tick>) -> PyResult<bool> {
         let this = slf.get();
         let parker = park::mine();
         if this.cell.subscribe(Waiter::Thread(Arc::clone(&parker))).is_err() {
@@ -284,7 +284,7 @@ impl Future {
         if let Some(outcome) = this.outcome(py) {
             return Ok(outcome);
         }
-        match Self::wait(slf, timeout) {
+        match enter::deadline(timeout).and_then(|deadline| Self::wait_until(slf, deadline)) {
             Ok(true) => this.outcome(py).ok_or_else(|| error::gave_up_waiting(py)),
             Ok(false) => {
                 this.observed.store(false, Ordering::Relaxed);

@@ -12,9 +12,14 @@ mod future;
 mod gather;
 mod latch;
 mod loop_crew;
+mod map;
 mod native;
+mod outcome;
 mod policy;
 mod pool;
+mod progress;
+mod seed;
+mod tally;
 mod thread_crew;
 mod timers;
 mod unobserved;
@@ -36,6 +41,10 @@ mod _core {
     use crate::gather::{gather, race};
     #[pymodule_export]
     use crate::loop_crew::{Loop, Runner};
+    #[pymodule_export]
+    use crate::map::{Mapped, map_calls};
+    #[pymodule_export]
+    use crate::outcome::{Outcome, Receipt};
     #[pymodule_export]
     use crate::policy::Policy;
     #[pymodule_export]

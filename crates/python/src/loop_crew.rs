@@ -227,7 +227,7 @@ impl Loop {
         let detail = task.get().detail();
         let Some(call) = Future::start(task)? else {
             self.hand.in_flight.fetch_sub(1, Ordering::Relaxed);
-            return match detail.and_then(|detail| detail.gate) {
+            return match detail.and_then(Detail::gate) {
                 Some(gate) => self.pool.release(py, gate),
                 None => Ok(()),
             };
@@ -497,7 +497,7 @@ impl Runner {
             Ending::Result(result) => attempt::ended(future, &self.pool, result, &mut Wakes::default()),
             Ending::Cancelled => {
                 Future::cancel_now(future);
-                match future.get().detail().and_then(|detail| detail.gate) {
+                match future.get().detail().and_then(Detail::gate) {
                     Some(gate) => self.pool.release(py, gate).map(|()| Ended::Skipped),
                     None => Ok(Ended::Skipped),
                 }

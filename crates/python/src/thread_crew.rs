@@ -299,7 +299,7 @@ impl Thread {
             Ok(Some(call)) => call,
             nothing => {
                 report(py, nothing.map(drop));
-                if let Some(gate) = detail.and_then(|detail| detail.gate) {
+                if let Some(gate) = detail.and_then(Detail::gate) {
                     report(py, self.pool.release(py, gate));
                 }
                 return Some(Ran { ended: Ended::Skipped, waited: Duration::ZERO, began });

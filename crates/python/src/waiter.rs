@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use crate::bridge;
 use crate::future::Future;
 use crate::gather::Gather;
+use crate::progress::Counts;
 
 /// Somebody who wants to know when a task is settled.
 pub(crate) enum Waiter {
@@ -21,6 +22,8 @@ pub(crate) enum Waiter {
     Loop(LoopWaiter),
     /// Somebody who waits for several: put this number into the mailbox.
     Mailbox(Arc<Mailbox>, u64),
+    /// A progress bar.
+    Progress(Arc<Counts>),
     /// A `gather` or `race`: this is its member of that position.
     Gather(Py<Gather>, usize),
     /// The asyncio task that runs the task, which must be stopped if somebody else settles it.
@@ -56,6 +59,11 @@ impl Waiter {
             Self::Callback(callback) => call_back(callback.bind(py), future),
             Self::Loop(waiter) => waiter.call_soon(bridge::wake_function(py)),
             Self::Mailbox(mailbox, number) => mailbox.put(py, number, wakes),
+            Self::Progress(counts) => {
+                let detail = future.get().detail();
+                let retries = detail.map_or(0, |detail| detail.history().attempts.saturating_sub(1));
+                counts.add(future.get().has_failed(), retries.into());
+            }
             Self::Gather(gather, position) => {
                 Gather::member_is_settled(gather.bind(py), future, position, wakes)
             }
@@ -71,7 +79,7 @@ impl Waiter {
                 visit.call(&waiter.future)
             }
             Self::Gather(gather, _) => visit.call(gather),
-            Self::Thread(_) | Self::Mailbox(..) => Ok(()),
+            Self::Thread(_) | Self::Mailbox(..) | Self::Progress(_) => Ok(()),
         }
     }
 }

@@ -62,7 +62,7 @@ class AsyncExecutor(Executor):
                 raise ValueError(f"could not make the executor: found {option}={found}, expected 1 or more")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
-        self._max_workers = loops
+        self.capacity = loops * concurrency
         prefix = name or f"AsyncExecutor-{next(_numbers)}"
         hands = self._hands = {}
         numbers = itertools.count()

@@ -71,6 +71,9 @@ class Executor(_core.Executor, concurrent.futures.Executor):
     model: ClassVar[str]
     """The name of the model by which `mh.map` and the command line choose it."""
 
+    capacity: int
+    """How many tasks may run at once."""
+
     _hands: dict[threading.Thread, Hand]
 
     def with_policy(self, policy: Policy | None = None, /, **options: Any) -> Self:

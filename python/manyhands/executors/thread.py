@@ -55,7 +55,7 @@ class ThreadExecutor(Executor):
             raise ValueError(f"could not make the executor: found workers={workers}, expected 1 or more")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
-        self._max_workers = workers
+        self.capacity = workers
         prefix = name or f"ThreadExecutor-{next(_numbers)}"
         hands = self._hands = {}
         numbers = itertools.count()

@@ -1,0 +1,518 @@
+//! `mh.map`'s iterator: pulls its input as it goes, keeps a window of tasks in flight, hands out what is settled.
+//!
+//! # The window
+//! Given `buffersize`, that many items are in flight or waiting to be taken. Otherwise twice what the executor runs at
+//! once, and more while items are so short that the hand-over between consumer and workers would cost more than they
+//! do: as long as a whole window is delivered in less than [`HAND_OVER`], the next is twice as large, up to
+//! [`WIDEST`]. A widened window is refilled when half of it has been taken, so that workers and consumer do not
+//! wake each other for every single item.
+//!
+//! # Order
+//! In input order the consumer waits for the oldest item; otherwise for a mailbox into which every settled item's
+//! number is put.
+//!
+//! The state is taken out of its lock while an item is fetched, for fetching runs the input's and the user's code.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use manyhands_engine::clock::Tick;
+use manyhands_os::clock;
+use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::call::Call;
+use crate::detail::Detail;
+use crate::enter;
+use crate::error;
+use crate::executor::Executor;
+use crate::future::Future;
+use crate::outcome::Outcome;
+use crate::progress::Progress;
+use crate::tally::Tally;
+use crate::wait::{enrol, next_number};
+use crate::waiter::{LoopWaiter, Mailbox, Waiter};
+
+/// A window that is delivered faster than this is too small: about the interpreter's switch interval.
+const HAND_OVER: Duration = Duration::from_millis(5);
+/// The widest that a window grows by itself.
+const WIDEST: usize = 1024;
+
+/// What to do with an item that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnError {
+    Raise,
+    Return,
+    Skip,
+}
+
+/// How an input item becomes the function's arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// The one argument.
+    Single,
+    /// An iterable of the arguments.
+    Spread,
+}
+
+/// An item in flight.
+struct Flight {
+    index: u64,
+    future: Py<Future>,
+    input: Option<Py<PyAny>>,
+}
+
+/// The items in flight.
+enum Flights {
+    Ordered(VecDeque<Flight>),
+    Unordered { flights: HashMap<u64, Flight>, mailbox: Arc<Mailbox> },
+}
+
+impl Flights {
+    fn len(&self) -> usize {
+        match self {
+            Self::Ordered(flights) => flights.len(),
+            Self::Unordered { flights, .. } => flights.len(),
+        }
+    }
+
+    fn push(&mut self, py: Python<'_>, flight: Flight) {
+        match self {
+            Self::Ordered(flights) => flights.push_back(flight),
+            Self::Unordered { flights, mailbox } => {
+                enrol(mailbox, flight.future.bind(py), flight.index);
+                flights.insert(flight.index, flight);
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Vec<Flight> {
+        match self {
+            Self::Ordered(flights) => flights.drain(..).collect(),
+            Self::Unordered { flights, .. } => flights.drain().map(|(_, flight)| flight).collect(),
+        }
+    }
+
+    /// Takes the next item if it is settled.
+    fn take_settled(&mut self, py: Python<'_>) -> Option<Flight> {
+        match self {
+            Self::Ordered(flights) => {
+                flights.front()?.future.bind(py).get().state().is_done().then(|| flights.pop_front())?
+            }
+            Self::Unordered { flights, mailbox } => flights.remove(&mailbox.take()?),
+        }
+    }
+
+    /// Waits for the next item and takes it; `None` if `deadline` came first.
+    fn wait(&mut self, py: Python<'_>, deadline: Option<Tick>) -> PyResult<Option<Flight>> {
+        match self {
+            Self::Ordered(flights) => {
+                let Some(first) = flights.front() else { return Ok(None) };
+                let settled = Future::wait_until(first.future.bind(py), deadline)?;
+                Ok(settled.then(|| flights.pop_front()).flatten())
+            }
+            Self::Unordered { flights, mailbox } => {
+                Ok(next_number(py, mailbox, deadline)?.and_then(|number| flights.remove(&number)))
+            }
+        }
+    }
+
+    /// Has an asyncio future woken when the next item is settled; `false` if it is already.
+    fn enrol_loop(&self, py: Python<'_>, waiter: LoopWaiter) -> bool {
+        match self {
+            Self::Ordered(flights) => flights
+                .front()
+                .is_some_and(|first| first.future.bind(py).get().subscribe(Waiter::Loop(waiter)).is_ok()),
+            Self::Unordered { mailbox, .. } => mailbox.enrol_loop(waiter),
+        }
+    }
+}
+
+/// The moving parts of a map.
+struct State {
+    /// `None` when it is exhausted.
+    source: Option<Py<PyAny>>,
+    /// What the source raised, to be raised when all before it has been handed out.
+    source_error: Option<PyErr>,
+    flights: Flights,
+    next_index: u64,
+    window: usize,
+    is_widened: bool,
+    /// When the present window began to be delivered, and how many of it have been.
+    window_began: Tick,
+    delivered: usize,
+    tally: Tally,
+    progress: Option<Progress>,
+}
+
+/// A lazy iterator over a function's values for the items of an input. Made by `mh.map`.
+#[pyclass(frozen, subclass, module = "manyhands._core")]
+pub(crate) struct Mapped {
+    executor: Py<Executor>,
+    function: Py<PyAny>,
+    shape: Shape,
+    on_error: OnError,
+    keeps_details: bool,
+    takes_coroutines: bool,
+    grows: bool,
+    seed: Option<u64>,
+    owns_executor: bool,
+    deadline: Option<Tick>,
+    state: Mutex<Option<State>>,
+    /// The final figures, when the state is gone.
+    summary: Mutex<Option<Py<PyDict>>>,
+}
+
+impl Mapped {
+    fn slot(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `body` with the state, which nobody else can use meanwhile.
+    fn with_state<R>(&self, body: impl FnOnce(&mut State) -> PyResult<R>) -> PyResult<Option<R>> {
+        let Some(mut state) = self.take_state()? else { return Ok(None) };
+        let result = body(&mut state);
+        *self.slot() = Some(state);
+        result.map(Some)
+    }
+
+    /// Takes the state; `None` if the map is over.
+    fn take_state(&self) -> PyResult<Option<State>> {
+        let state = self.slot().take();
+        let is_over = self.summary.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if state.is_none() && !is_over {
+            return Err(PyValueError::new_err("could not go on: another thread is fetching from this map"));
+        }
+        Ok(state)
+    }
+
+    /// Submits items until the window is full.
+    fn refill(&self, py: Python<'_>, state: &mut State) -> PyResult<()> {
+        let in_flight = state.flights.len();
+        if state.is_widened && in_flight > state.window / 2 {
+            return Ok(());
+        }
+        for _ in in_flight..state.window {
+            let Some(source) = &state.source else { break };
+            match source.bind(py).call_method0(pyo3::intern!(py, "__next__")) {
+                Ok(item) => self.launch(state, &item)?,
+                Err(end) => {
+                    state.source = None;
+                    if end.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) {
+                        break;
+                    }
+                    if !end.is_instance_of::<PyException>(py) {
+                        return Err(end);
+                    }
+                    state.source_error = Some(end);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(&self, state: &mut State, item: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = item.py();
+        let args = match self.shape {
+            Shape::Single => PyTuple::new(py, [item])?,
+            Shape::Spread => match item.cast::<PyTuple>() {
+                Ok(args) => args.clone(),
+                Err(_) => py.get_type::<PyTuple>().call1((item,))?.cast_into()?,
+            },
+        };
+        let index = state.next_index;
+        let executor = self.executor.bind(py).get();
+        let call = Call::new(self.function.bind(py), args, None)?;
+        if let Some(seed) = self.seed {
+            crate::seed::plant(call.context.bind(py), seed, index)?;
+        }
+        let mut detail = executor.detail(py)?;
+        if self.keeps_details {
+            let mut kept = detail.unwrap_or_else(|| Box::new(Detail::new(None, None, call.submitted)));
+            kept.measured = self.on_error == OnError::Return;
+            detail = Some(kept);
+        }
+        let future = executor.pool()?.submit(py, call, detail)?;
+        if let Some(progress) = &state.progress {
+            let _ = future.get().subscribe(Waiter::Progress(Arc::clone(&progress.counts)));
+        }
+        let input = self.keeps_details.then(|| item.clone().unbind());
+        state.flights.push(py, Flight { index, future: future.unbind(), input });
+        state.next_index += 1;
+        Ok(())
+    }
+
+    /// The next thing to hand out; `None` at the end, `Some(None)` if there is nothing yet and `waits` is false.
+    fn fetch(&self, py: Python<'_>, state: &mut State, waits: bool) -> PyResult<Option<Option<Py<PyAny>>>> {
+        loop {
+            self.refill(py, state)?;
+            if state.flights.len() == 0 {
+                return state.source_error.take().map_or(Ok(None), Err);
+            }
+            let flight = match state.flights.take_settled(py) {
+                Some(flight) => flight,
+                None if !waits => return Ok(Some(None)),
+                None => {
+                    self.adapt(state);
+                    let waited = state.flights.wait(py, self.deadline)?;
+                    waited.ok_or_else(|| error::gave_up_waiting(py))?
+                }
+            };
+            state.delivered += 1;
+            if let Some(item) = self.hand_out(py, state, flight)? {
+                return Ok(Some(Some(item)));
+            }
+        }
+    }
+
+    /// Widens the window if the last one was gone too fast.
+    fn adapt(&self, state: &mut State) {
+        if !self.grows || state.delivered < state.window {
+            return;
+        }
+        let now = clock::now();
+        if now - state.window_began < HAND_OVER && state.window < WIDEST {
+            state.window = (state.window * 2).min(WIDEST);
+            state.is_widened = true;
+        }
+        state.window_began = now;
+        state.delivered = 0;
+    }
+
+    /// What the consumer gets of a settled item; `None` for one to be skipped.
+    fn hand_out(&self, py: Python<'_>, state: &mut State, flight: Flight) -> PyResult<Option<Py<PyAny>>> {
+        let future = flight.future.bind(py).get();
+        future.observe();
+        let result = future.outcome(py).unwrap_or_else(|| Err(error::gave_up_waiting(py)));
+        let Some(input) = flight.input else { return result.map(Some) };
+        state.tally.count(py, flight.index, future, &input, result.as_ref().err())?;
+        match (self.on_error, result) {
+            (OnError::Return, result) => {
+                let outcome =
+                    Outcome::new(py, flight.index, input, result, future.detail(), self.takes_coroutines)?;
+                Ok(Some(Py::new(py, outcome)?.into_any()))
+            }
+            (_, Ok(value)) => Ok(Some(value)),
+            (OnError::Skip, Err(error)) if error.is_instance_of::<PyException>(py) => Ok(None),
+            (OnError::Skip | OnError::Raise, Err(error)) => Err(error),
+        }
+    }
+
+    fn step(&self, py: Python<'_>, waits: bool) -> PyResult<Option<Option<Py<PyAny>>>> {
+        let Some(mut state) = self.take_state()? else { return Ok(None) };
+        match self.fetch(py, &mut state, waits) {
+            Ok(Some(item)) => {
+                *self.slot() = Some(state);
+                Ok(Some(item))
+            }
+            Ok(None) => self.finish(py, state).map(|()| None),
+            Err(error) => {
+                self.finish(py, state)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the map: stops what is in flight, closes the executor if it is the map's own, keeps the figures.
+    fn finish(&self, py: Python<'_>, mut state: State) -> PyResult<()> {
+        state.tally.end();
+        let figures = state.tally.figures(py)?.unbind();
+        *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
+        if self.owns_executor {
+            self.executor.bind(py).get().pool()?.close(py, false);
+        }
+        for flight in state.flights.drain() {
+            let future = flight.future.bind(py);
+            future.get().observe();
+            Future::cancel_now(future);
+        }
+        if let Some(progress) = state.progress.take() {
+            py.detach(|| drop(progress));
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Mapped {
+    #[new]
+    #[pyo3(signature = (executor, function, source, *, spread, ordered, on_error, buffersize, capacity, total,
+        progress, seed, owns_executor))]
+    #[expect(clippy::too_many_arguments, reason = "called from one place, with the record of options")]
+    fn new(
+        py: Python<'_>,
+        executor: Py<Executor>,
+        function: Bound<'_, PyAny>,
+        source: Py<PyAny>,
+        spread: bool,
+        ordered: bool,
+        on_error: &str,
+        buffersize: Option<usize>,
+        capacity: usize,
+        total: Option<u64>,
+        progress: Option<String>,
+        seed: Option<u64>,
+        owns_executor: bool,
+    ) -> PyResult<Self> {
+        let on_error = match on_error {
+            "raise" => OnError::Raise,
+            "return" => OnError::Return,
+            "skip" => OnError::Skip,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "could not map: found on_error={other:?}, expected \"raise\", \"return\" or \"skip\""
+                )));
+            }
+        };
+        executor.bind(py).get().check(&function)?;
+        let takes_coroutines = executor.bind(py).get().pool()?.cancels_running();
+        let progress = progress.map(|label| Progress::start(label, total)).transpose()?;
+        let window = buffersize.unwrap_or(capacity.saturating_mul(2));
+        Ok(Self {
+            executor,
+            function: function.unbind(),
+            shape: if spread { Shape::Spread } else { Shape::Single },
+            on_error,
+            keeps_details: true,
+            takes_coroutines,
+            grows: buffersize.is_none(),
+            seed,
+            owns_executor,
+            deadline: None,
+            state: Mutex::new(Some(State::new(source, ordered, window, progress))),
+            summary: Mutex::new(None),
+        })
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.step(py, true)?.flatten())
+    }
+
+    /// Return a 1-tuple of the next item, None if it is not settled yet; raise StopAsyncIteration at the end.
+    fn _poll<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        match self.step(py, false)? {
+            None => Err(pyo3::exceptions::PyStopAsyncIteration::new_err(())),
+            Some(None) => Ok(None),
+            Some(Some(item)) => Ok(Some(PyTuple::new(py, [item])?)),
+        }
+    }
+
+    /// Have `future` of `event_loop` woken when the next item is settled; False if it is already.
+    fn _enrol_loop(&self, py: Python<'_>, event_loop: Py<PyAny>, future: Py<PyAny>) -> PyResult<bool> {
+        let enrolled =
+            self.with_state(|state| Ok(state.flights.enrol_loop(py, LoopWaiter { event_loop, future })))?;
+        Ok(enrolled.unwrap_or(false))
+    }
+
+    /// Stop: cancel what has not begun, stop what runs, release the workers. Harmless when the map is over.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        match self.take_state()? {
+            Some(state) => self.finish(py, state),
+            None => Ok(()),
+        }
+    }
+
+    /// The figures so far, by name.
+    fn _figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        if let Some(figures) = &*self.summary.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(figures.bind(py).clone());
+        }
+        let figures = self.with_state(|state| state.tally.figures(py))?;
+        Ok(figures.unwrap_or_else(|| PyDict::new(py)))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.executor)?;
+        visit.call(&self.function)?;
+        visit.call(&*self.summary.lock().unwrap_or_else(PoisonError::into_inner))?;
+        self.slot().as_ref().map_or(Ok(()), |state| state.traverse(visit))
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let Some(state) = self.slot().take() else { return };
+        Python::try_attach(|py| {
+            if let Err(error) = self.finish(py, state) {
+                error.write_unraisable(py, None);
+            }
+        });
+    }
+}
+
+impl State {
+    fn new(source: Py<PyAny>, ordered: bool, window: usize, progress: Option<Progress>) -> Self {
+        let flights = if ordered {
+            Flights::Ordered(VecDeque::new())
+        } else {
+            Flights::Unordered { flights: HashMap::new(), mailbox: Arc::default() }
+        };
+        Self {
+            source: Some(source),
+            source_error: None,
+            flights,
+            next_index: 0,
+            window,
+            is_widened: false,
+            window_began: clock::now(),
+            delivered: 0,
+            tally: Tally::default(),
+            progress,
+        }
+    }
+
+    fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.source)?;
+        let each = |flight: &Flight| {
+            visit.call(&flight.future)?;
+            visit.call(&flight.input)
+        };
+        match &self.flights {
+            Flights::Ordered(flights) => flights.iter().try_for_each(each)?,
+            Flights::Unordered { flights, .. } => flights.values().try_for_each(each)?,
+        }
+        self.tally.traverse(visit)
+    }
+}
+
+/// `Executor.map`: everything is submitted at once unless there is a buffer size.
+#[pyfunction]
+#[pyo3(signature = (executor, function, source, timeout, buffersize))]
+pub(crate) fn map_calls(
+    py: Python<'_>,
+    executor: Py<Executor>,
+    function: Bound<'_, PyAny>,
+    source: Py<PyAny>,
+    timeout: Option<f64>,
+    buffersize: Option<usize>,
+) -> PyResult<Mapped> {
+    executor.bind(py).get().check(&function)?;
+    let mut state = State::new(source, true, buffersize.unwrap_or(usize::MAX), None);
+    let mapped = Mapped {
+        executor,
+        function: function.unbind(),
+        shape: Shape::Spread,
+        on_error: OnError::Raise,
+        keeps_details: false,
+        takes_coroutines: false,
+        grows: false,
+        seed: None,
+        owns_executor: false,
+        deadline: enter::deadline(timeout)?,
+        state: Mutex::new(None),
+        summary: Mutex::new(None),
+    };
+    let filled = mapped.refill(py, &mut state);
+    let source_error = state.source_error.take();
+    *mapped.slot() = Some(state);
+    filled?;
+    // The input is read here and now, so its failure is raised here and now.
+    source_error.map_or(Ok(mapped), Err)
+}

@@ -1,0 +1,109 @@
+//! `mh.Outcome` and its receipt: what became of one item of a map.
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use crate::detail::{Detail, History};
+
+/// What one item cost.
+///
+/// Attributes:
+///     waited: Seconds in queues, over all attempts.
+///     wall: Seconds running, over all attempts.
+///     cpu: Processor seconds of the thread that ran it; None for coroutines, which share theirs.
+///     bytes_in: Bytes sent to the worker; 0 within a process, where nothing is copied.
+///     bytes_out: Bytes received from the worker; 0 within a process.
+#[pyclass(frozen, get_all, module = "manyhands")]
+pub(crate) struct Receipt {
+    waited: f64,
+    wall: f64,
+    cpu: Option<f64>,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+#[pymethods]
+impl Receipt {
+    fn __repr__(&self) -> String {
+        let cpu = self.cpu.map_or_else(|| "None".to_owned(), |cpu| format!("{cpu:.6}"));
+        format!("Receipt(waited={:.6}, wall={:.6}, cpu={cpu})", self.waited, self.wall)
+    }
+}
+
+/// What became of one item of a map.
+///
+/// Attributes:
+///     index: The item's position in the input, from 0.
+///     input: The item, or the tuple of items if there were several iterables.
+///     value: What the function returned; None if it failed.
+///     exception: What it raised in its last attempt; None if it succeeded.
+///     attempts: How often it was tried.
+///     worker: The name of the thread that ran it last; None if it never started.
+///     receipt: What it cost.
+#[pyclass(frozen, get_all, module = "manyhands")]
+pub(crate) struct Outcome {
+    index: u64,
+    input: Py<PyAny>,
+    value: Py<PyAny>,
+    exception: Option<Py<PyAny>>,
+    attempts: u32,
+    worker: Option<String>,
+    receipt: Py<Receipt>,
+}
+
+impl Outcome {
+    pub(crate) fn new(
+        py: Python<'_>,
+        index: u64,
+        input: Py<PyAny>,
+        result: PyResult<Py<PyAny>>,
+        detail: Option<&Detail>,
+        takes_coroutines: bool,
+    ) -> PyResult<Self> {
+        let history = detail.map_or_else(History::default, |detail| detail.history().clone());
+        let receipt = Receipt {
+            waited: history.waited.as_secs_f64(),
+            wall: history.wall.as_secs_f64(),
+            cpu: (!takes_coroutines).then(|| history.cpu.as_secs_f64()),
+            bytes_in: 0,
+            bytes_out: 0,
+        };
+        let (value, exception) = match result {
+            Ok(value) => (value, None),
+            Err(error) => (py.None(), Some(error.into_value(py).into_any())),
+        };
+        let (attempts, worker) = (history.attempts, history.worker);
+        Ok(Self { index, input, value, exception, attempts, worker, receipt: Py::new(py, receipt)? })
+    }
+}
+
+#[pymethods]
+impl Outcome {
+    /// Whether the function returned.
+    #[getter]
+    fn ok(&self) -> bool {
+        self.exception.is_none()
+    }
+
+    /// Return the value, or raise the exception.
+    fn unwrap(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match &self.exception {
+            None => Ok(self.value.clone_ref(py)),
+            Some(error) => Err(PyErr::from_value(error.bind(py).clone())),
+        }
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let ending = match &self.exception {
+            None => format!("value={}", self.value.bind(py).repr()?),
+            Some(error) => format!("exception={}", error.bind(py).repr()?),
+        };
+        Ok(format!("Outcome(index={}, {ending}, attempts={})", self.index, self.attempts))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.input)?;
+        visit.call(&self.value)?;
+        visit.call(&self.exception)
+    }
+}

@@ -1,0 +1,152 @@
+"""Structured concurrency: a block that its tasks cannot outlive."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from manyhands.executors import AsyncExecutor, Executor, ThreadExecutor
+from manyhands.futures import Future, _settle, wait
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+if sys.version_info >= (3, 11):
+    from builtins import BaseExceptionGroup
+else:
+    from exceptiongroup import BaseExceptionGroup
+
+__all__ = ["TaskGroup"]
+
+
+class TaskGroup:
+    """A block of tasks: leaving it waits for all of them, and the first failure cancels the rest.
+
+    Use it with ``with`` from plain code and with ``async with`` on an asyncio loop, which goes on with other things
+    while the block waits. If tasks failed, or the block's own body did, leaving raises an ``ExceptionGroup`` of all
+    those errors. Cancelled tasks are not errors. What runs on a thread when the group is cancelled is interrupted at
+    its next bytecode.
+
+    Args:
+        on: "thread", "async", or an executor, which is left open.
+        workers: As for `mh.map`: threads, or coroutines in flight.
+
+    Raises:
+        ValueError: An unknown model.
+
+    Example:
+        >>> import manyhands as mh
+        >>> with mh.TaskGroup() as group:
+        ...     squares = [group.submit(pow, n, 2) for n in range(3)]
+        >>> [square.result() for square in squares]
+        [0, 1, 4]
+
+    Source: the nurseries of trio; ``asyncio.TaskGroup``, whose rules for errors it follows.
+    """
+
+    def __init__(self, on: str | Executor = "thread", *, workers: int | None = None) -> None:
+        if isinstance(on, Executor):
+            if workers is not None:
+                raise ValueError("could not make the group: `workers` is the executor's own business")
+            self._executor, self._owns = on, False
+        elif on == "thread":
+            self._executor, self._owns = ThreadExecutor(workers, name="group"), True
+        elif on == "async":
+            self._executor, self._owns = AsyncExecutor(concurrency=workers or 1000, name="group"), True
+        else:
+            raise ValueError(
+                f'could not make the group: found on={on!r}, expected "thread", "async" or an executor'
+            )
+        self._futures: list[Future[Any]] = []
+        self._is_open = False
+        self._is_cancelled = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Schedule ``fn(*args, **kwargs)`` in the group and return its future.
+
+        A task may submit further ones, as long as the block has not been left. In a group that was cancelled, as
+        by the failure of a task, the future is cancelled from the start.
+
+        Raises:
+            RuntimeError: The block was not entered, or was left.
+        """
+        if not self._is_open:
+            raise RuntimeError("could not submit to the group: submit within its `with` block")
+        if self._is_cancelled:
+            future: Future[Any] = Future()
+            future.cancel()
+            return future
+        future = self._executor.submit(fn, *args, **kwargs)
+        self._futures.append(future)
+        future.add_done_callback(self._look_at)
+        return future
+
+    def cancel(self) -> None:
+        """Cancel every task of the group, running ones too, and take no more."""
+        self._is_cancelled = True
+        for future in list(self._futures):
+            future.cancel(force=True)
+
+    def _look_at(self, future: Future[Any]) -> None:
+        if not future.cancelled() and future.exception() is not None and not self._is_cancelled:
+            self.cancel()
+
+    def __enter__(self) -> Self:
+        """Open the group."""
+        self._is_open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for all tasks; raise what went wrong."""
+        if error is not None:
+            self.cancel()
+        try:
+            while pending := [future for future in self._futures if not future.done()]:
+                wait(pending)
+        except BaseException:
+            self.cancel()
+            raise
+        finally:
+            self._close()
+        self._raise(error)
+
+    async def __aenter__(self) -> Self:
+        """Open the group."""
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for all tasks on the running loop; raise what went wrong."""
+        if error is not None:
+            self.cancel()
+        try:
+            while pending := [future for future in self._futures if not future.done()]:
+                await _settle(pending[0])
+        except BaseException:
+            self.cancel()
+            raise
+        finally:
+            self._close()
+        self._raise(error)
+
+    def _close(self) -> None:
+        self._is_open = False
+        if self._owns:
+            self._executor.shutdown(wait=False)
+
+    def _raise(self, error: BaseException | None) -> None:
+        settled = (future for future in self._futures if not future.cancelled())
+        errors = [failure for future in settled if (failure := future.exception()) is not None]
+        if error is not None and (not errors or not isinstance(error, Exception)):
+            # Only the body failed: its error goes on as it is. So does what is no failure, as Ctrl-C.
+            return
+        if error is not None:
+            errors.insert(0, error)
+        if errors:
+            raise BaseExceptionGroup("tasks of the group failed", errors)

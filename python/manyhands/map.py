@@ -1,0 +1,269 @@
+"""`map` and its family: a function over many items, with limits, retries, progress and outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import operator
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+from manyhands import _core
+from manyhands._core import Outcome, Policy, Receipt
+from manyhands.executors import AsyncExecutor, Executor, ThreadExecutor
+
+__all__ = ["Cost", "MapIterator", "MapSummary", "Outcome", "Receipt", "map", "starmap"]
+
+T = TypeVar("T")
+OnError = Literal["raise", "return", "skip"]
+
+ASYNC_WORKERS = 100
+"""Coroutines in flight by default, as many as the usual HTTP clients keep connections."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An item that cost much: its position, the item itself, and the seconds it ran, over all attempts."""
+
+    index: int
+    input: Any
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MapSummary:
+    """What a map has done.
+
+    Attributes:
+        total: Items handed out, skipped ones included.
+        succeeded: Items whose function returned.
+        failed: Items whose function raised, after their retries.
+        retried: Attempts beyond the first ones.
+        failures: How many items failed, by the name of the exception.
+        costliest: The ten items that ran longest, the longest first.
+        seconds: From the first look at the input to the end, or to now.
+    """
+
+    total: int
+    succeeded: int
+    failed: int
+    retried: int
+    failures: dict[str, int]
+    costliest: list[Cost]
+    seconds: float
+
+
+class MapIterator(_core.Mapped, Generic[T]):
+    """The values of a function for many items, as they come. Made by `map` and `starmap`.
+
+    An iterator and an asynchronous iterator. It reads its input only as far ahead as its buffer is large. When it
+    ends, by exhaustion, an error, Ctrl-C, `close()` or because nobody refers to it any more, what is in flight is
+    cancelled and stopped. Use it in a ``with`` block if you may leave the loop early and want that at once.
+
+    Thread safety: one thread at a time; a second one gets a ValueError.
+    """
+
+    def __enter__(self) -> MapIterator[T]:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the map."""
+        self.close()
+
+    def __next__(self) -> T:
+        """Return the next value, waiting for it."""
+        return super().__next__()  # type: ignore[no-any-return]
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        """Iterate on the running asyncio loop, which goes on with other things meanwhile."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    ready = self._poll()
+                except StopAsyncIteration:
+                    return
+                if ready is not None:
+                    yield ready[0]
+                    continue
+                woken = loop.create_future()
+                if self._enrol_loop(loop, woken):
+                    await woken
+        finally:
+            self.close()
+
+    def summary(self) -> MapSummary:
+        """Return what has been done so far, or in all once the map is over."""
+        figures = self._figures()
+        costliest = [Cost(*cost) for cost in figures.pop("costliest")]
+        total = figures["succeeded"] + figures["failed"]
+        return MapSummary(total=total, costliest=costliest, **figures)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every option of `map`, once. The policy's are those of `Policy`."""
+
+    on: str | Executor = "thread"
+    workers: int | None = None
+    ordered: bool = True
+    timeout: float | None = None
+    total_timeout: float | None = None
+    retries: int = 0
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool] = Exception
+    backoff: float | None = None
+    max_backoff: float | None = None
+    rate: str | float | None = None
+    buffersize: int | None = None
+    progress: bool | str = False
+    on_error: OnError = "raise"
+    seed: int | None = None
+
+    def policy(self) -> Policy:
+        """Return the terms of each task."""
+        names = ("timeout", "total_timeout", "retries", "retry_on", "backoff", "max_backoff", "rate")
+        return Policy(**{name: getattr(self, name) for name in names})
+
+    def check(self) -> None:
+        """Raise ValueError for what nobody can have meant."""
+        if self.on_error not in get_args(OnError):
+            raise ValueError(
+                f'could not map: found on_error={self.on_error!r}, expected "raise", "return" or "skip"'
+            )
+        for name in ("workers", "buffersize"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"could not map: found {name}={value}, expected 1 or more")
+
+    def executor(self, function: Callable[..., Any]) -> tuple[Executor, bool]:
+        """Return the executor to use and whether it is ours to close."""
+        if isinstance(self.on, Executor):
+            if self.workers is not None:
+                raise ValueError("could not map: `workers` is the executor's own business when `on` is an executor")
+            return self.on, False
+        if self.on not in ("thread", "async"):
+            raise ValueError(f'could not map: found on={self.on!r}, expected "thread", "async" or an executor')
+        if self.on == "async" or _is_async(function):
+            return AsyncExecutor(concurrency=self.workers or ASYNC_WORKERS, name="map"), True
+        return ThreadExecutor(self.workers, name="map"), True
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004
+    )
+
+
+def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> MapIterator[Any]:
+    """Return a lazy iterator over ``fn(item)`` for every item, run on many workers at once.
+
+    The input is pulled as the results are taken, so an endless generator works and memory stays flat. A plain
+    function runs on threads, an ``async def`` function on an event loop. The result is an iterator and, for
+    ``async for``, an asynchronous iterator; see `MapIterator` for how it ends and for its `summary()`.
+
+    Args:
+        fn: The function; with several iterables it gets one item of each.
+        *iterables: The input. The shortest decides.
+        on: "thread", "async", or an executor, which is left open. An ``async def`` function always runs on event
+            loops.
+        workers: How many items are worked on at once: threads (default: as `ThreadExecutor`) or coroutines
+            (default 100).
+        ordered: Hand results out in the order of the input; otherwise as they are settled.
+        timeout: Seconds that one attempt may take; see `Policy`.
+        total_timeout: Seconds from an item's submission until it is given up, over all attempts.
+        retries: How often a failed attempt is repeated.
+        retry_on: Which exceptions are worth another attempt: a class, a tuple of them, or a function.
+        backoff: Seconds before the first retry, at most; doubled for each further one, and randomised.
+        max_backoff: The most seconds between two attempts.
+        rate: How often attempts may start: "100/s", "6/m", "1000/h", or a number per second.
+        buffersize: How many items may be in flight or waiting to be taken. By default twice the number of workers,
+            more for items that take microseconds.
+        progress: Draw a progress bar on standard error; a string is its label.
+        on_error: "raise": the first failure ends the iteration, and what is in flight is stopped. "return": every
+            item arrives as an `Outcome`. "skip": failed items are left out, and counted in the summary.
+        seed: Gives each item its own random stream, see `item_random`.
+        **options: The above.
+
+    Raises:
+        TypeError: An option that does not exist, or input that is not iterable.
+        ValueError: An option out of its range.
+        WrongExecutor: A plain function with ``on="async"``.
+
+    Example:
+        >>> import manyhands as mh
+        >>> list(mh.map(str.upper, ["a", "b", "c"], workers=2))
+        ['A', 'B', 'C']
+        >>> [outcome.ok for outcome in mh.map(int, ["1", "x"], on_error="return")]
+        [True, False]
+    """
+    if not iterables:
+        raise TypeError("could not map: found no iterables, expected at least one")
+    if len(iterables) == 1:
+        return _start(fn, iterables[0], False, _total(iterables), options)
+    return _start(fn, zip(*iterables), True, _total(iterables), options)
+
+
+def starmap(fn: Callable[..., Any], iterable: Iterable[Iterable[Any]], **options: Any) -> MapIterator[Any]:
+    """Return a lazy iterator over ``fn(*args)`` for every `args` of the iterable; else like `map`.
+
+    Example:
+        >>> import manyhands as mh
+        >>> list(mh.starmap(pow, [(2, 3), (3, 2)]))
+        [8, 9]
+    """
+    return _start(fn, iterable, True, _total((iterable,)), options)
+
+
+def _start(
+    fn: Callable[..., Any], source: Iterable[Any], spread: bool, total: int | None, given: dict[str, Any]
+) -> MapIterator[Any]:
+    if not callable(fn):
+        raise TypeError(f"could not map: found {fn!r} as the function, which is not callable")
+    options = Options(**_known(given))
+    options.check()
+    policy = options.policy()
+    iterator = iter(source)
+    executor, ours = options.executor(fn)
+    label = options.progress if isinstance(options.progress, str) else getattr(fn, "__name__", "map")
+    return MapIterator(
+        executor.with_policy(policy),
+        fn,
+        iterator,
+        spread=spread,
+        ordered=options.ordered,
+        on_error=options.on_error,
+        buffersize=options.buffersize,
+        capacity=executor.capacity,
+        total=total,
+        progress=label if options.progress else None,
+        seed=None if options.seed is None else _as_seed(options.seed),
+        owns_executor=ours,
+    )
+
+
+def _known(given: dict[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in fields(Options)]
+    for name in given:
+        if name not in names:
+            raise TypeError(f"could not map: found the option {name!r}, expected one of {', '.join(names)}")
+    return given
+
+
+def _total(iterables: tuple[Iterable[Any], ...]) -> int | None:
+    """How many items there are, if every iterable knows its length."""
+    try:
+        return min(len(iterable) for iterable in iterables)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _as_seed(seed: int) -> int:
+    """Any whole number, folded to 64 bits."""
+    number = operator.index(seed)
+    return number if 0 <= number < 1 << 64 else random.Random(number).getrandbits(64)

@@ -1,0 +1,49 @@
+"""Random streams that belong to the items of a map, not to its workers."""
+
+from __future__ import annotations
+
+import random
+from contextvars import ContextVar
+
+__all__ = ["item_random", "item_seed"]
+
+_seed: ContextVar[int] = ContextVar("manyhands_item_seed")
+_stream: ContextVar[tuple[int, random.Random]] = ContextVar("manyhands_item_stream")
+
+
+def item_seed() -> int:
+    """Return the seed of the item that is being worked on: 64 bits, for ``numpy.random.default_rng`` and the like.
+
+    Raises:
+        LookupError: The caller does not run in a map with `seed`.
+    """
+    try:
+        return _seed.get()
+    except LookupError:
+        raise LookupError("there is no item with a seed here: give `seed=` to mh.map") from None
+
+
+def item_random() -> random.Random:
+    """Return the random stream of the item that is being worked on.
+
+    It is the same object throughout one attempt, and starts anew with each attempt, so a retried item draws the
+    same numbers again. The numbers depend on the map's seed and the item's position alone: not on the number of
+    workers, the order or the model.
+
+    Raises:
+        LookupError: The caller does not run in a map with `seed`.
+
+    Example:
+        >>> import manyhands as mh
+        >>> def throw(_):
+        ...     return mh.item_random().randint(1, 6)
+        >>> list(mh.map(throw, range(5), workers=1, seed=7)) == list(mh.map(throw, range(5), workers=4, seed=7))
+        True
+    """
+    seed = item_seed()
+    known = _stream.get(None)
+    if known is not None and known[0] == seed:
+        return known[1]
+    stream = random.Random(seed)
+    _stream.set((seed, stream))
+    return stream
