@@ -74,10 +74,6 @@ class MapIterator(_core.Mapped, Generic[T]):
         """Close the map."""
         self.close()
 
-    def __next__(self) -> T:
-        """Return the next value, waiting for it."""
-        return super().__next__()  # type: ignore[no-any-return]
-
     async def __aiter__(self) -> AsyncIterator[T]:
         """Iterate on the running asyncio loop, which goes on with other things meanwhile."""
         loop = asyncio.get_running_loop()

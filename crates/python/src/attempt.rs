@@ -1,5 +1,6 @@
 //! What happens around one attempt of a task, the same on every model: its beginning, its end, another one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
@@ -14,8 +15,6 @@ use crate::future::{Future, Outcome};
 use crate::pool::Pool;
 use crate::waiter::Wakes;
 
-use std::sync::Arc;
-
 /// How an attempt ended, for the statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -25,6 +24,14 @@ pub(crate) enum Ended {
     Retried,
     /// Somebody else settled the task first.
     Skipped,
+}
+
+/// An attempt that is over.
+pub(crate) struct Ran {
+    pub(crate) ended: Ended,
+    /// From submission, or from the end of the attempt before, to the start.
+    pub(crate) waited: Duration,
+    pub(crate) began: Tick,
 }
 
 /// Takes note of an attempt that begins; says when it must be stopped.
@@ -120,8 +127,12 @@ fn requeue(future: &Bound<'_, Future>, pool: &Arc<Pool>, detail: &Detail, at: Ti
     if future.get().requeue(origin.again(py)?).is_err() {
         return Ok(false);
     }
-    detail.history().queued = clock::now();
-    pool.resubmit(py, future.clone().unbind(), detail.order(py, Some(at)))?;
+    {
+        let mut history = detail.history();
+        history.queued = clock::now();
+        history.due = Some(at);
+    }
+    pool.resubmit(py, future.clone().unbind(), detail.order(py))?;
     Ok(true)
 }
 

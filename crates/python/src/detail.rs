@@ -29,6 +29,8 @@ pub(crate) struct History {
     pub(crate) cpu: Duration,
     /// When it was last put into a queue.
     pub(crate) queued: Tick,
+    /// Before when its next attempt must not begin.
+    pub(crate) due: Option<Tick>,
     /// The attempt whose time limit has passed.
     expired: Option<u32>,
     /// The name of the worker that ran it last.
@@ -91,12 +93,13 @@ impl Detail {
     }
 
     /// How the task is to be queued.
-    pub(crate) fn order(&self, py: Python<'_>, not_before: Option<Tick>) -> Order {
+    pub(crate) fn order(&self, py: Python<'_>) -> Order {
+        let history = self.history();
         Order {
             priority: self.policy.as_ref().map_or(0, |policy| policy.bind(py).get().rules.priority),
             gate: self.gate(),
-            not_before,
-            age: self.history().age,
+            not_before: history.due,
+            age: history.age,
         }
     }
 

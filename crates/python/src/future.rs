@@ -325,6 +325,7 @@ impl Future {
     }
 
     /// Do nothing: the state was made with the object.
+    #[expect(clippy::unused_self, reason = "without it, the standard library's __init__ would run")]
     fn __init__(&self) {}
 
     /// Return the task's value, or raise its exception, waiting up to `timeout` seconds for it.

@@ -1,5 +1,7 @@
 //! `manyhands._core`: the one crate that knows Python.
 
+#![expect(clippy::doc_markdown, reason = "the doc comments of Python classes and functions are docstrings")]
+
 mod adopt;
 mod attempt;
 mod bridge;

@@ -25,7 +25,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::attempt::{self, Ended};
+use crate::attempt::{self, Ended, Ran};
 use crate::call::{Call, function_name};
 use crate::detail::Detail;
 use crate::error;
@@ -70,10 +70,6 @@ impl LoopCrew {
 
     pub(crate) fn everybody(&mut self) -> impl Iterator<Item = Arc<LoopHand>> {
         self.hands.clone().into_iter()
-    }
-
-    pub(crate) fn new_hand(&self, pool: &Arc<Pool>) -> Loop {
-        Loop { pool: Arc::clone(pool), hand: Arc::default(), name: OnceLock::new() }
     }
 
     /// Takes note that a loop could not be started; returns how many there are.
@@ -155,21 +151,13 @@ pub(crate) fn time_out(future: &Bound<'_, Future>, attempt: u32) -> PyResult<()>
     }
     waiter.notify(future, &mut Wakes::default());
     let ended = attempt::timed_out(future, pool, &mut Wakes::default())?;
-    count(&mut pool.shared().statistics, ended);
+    pool.shared().count(ended);
     Ok(())
 }
 
 /// Takes out the waiter that stands for the running coroutine: who gets it owns the outcome.
 fn claim(future: &Bound<'_, Future>) -> Option<Waiter> {
     future.get().unsubscribe(|waiter| matches!(waiter, Waiter::Coroutine(_)))
-}
-
-fn count(statistics: &mut manyhands_engine::statistics::Statistics, ended: Ended) {
-    match ended {
-        Ended::Succeeded => statistics.succeeded += 1,
-        Ended::Failed => statistics.failed += 1,
-        Ended::Retried | Ended::Skipped => {}
-    }
 }
 
 /// One event loop of a pool. Handed to Python, which runs the loop in a thread.
@@ -189,6 +177,10 @@ enum Next {
 }
 
 impl Loop {
+    pub(crate) fn new(pool: &Arc<Pool>) -> Self {
+        Self { pool: Arc::clone(pool), hand: Arc::default(), name: OnceLock::new() }
+    }
+
     fn next(&self) -> Next {
         let now = clock::now();
         let mut shared = self.pool.shared();
@@ -321,8 +313,8 @@ impl Loop {
     }
 
     /// Never: a coroutine that is stopped gives way.
-    #[getter]
-    fn abandoned(&self) -> bool {
+    #[classattr]
+    fn abandoned() -> bool {
         false
     }
 
@@ -514,17 +506,14 @@ impl Runner {
         self.hand.in_flight.fetch_sub(1, Ordering::Relaxed);
         let look = {
             let mut shared = self.pool.shared();
-            count(&mut shared.statistics, ended);
-            if ended != Ended::Skipped {
-                shared.statistics.record_wait(self.waited);
-                shared.statistics.record_run(clock::now() - self.began);
-            }
+            shared.record(&Ran { ended, waited: self.waited, began: self.began }, clock::now());
             !shared.scheduler.is_empty() || shared.closed
         };
-        if look && !self.hand.draining.load(Ordering::Relaxed) {
-            if let Err(failure) = self.hand.schedule(py, pyo3::intern!(py, "call_soon")) {
-                failure.write_unraisable(py, None);
-            }
+        if look
+            && !self.hand.draining.load(Ordering::Relaxed)
+            && let Err(failure) = self.hand.schedule(py, pyo3::intern!(py, "call_soon"))
+        {
+            failure.write_unraisable(py, None);
         }
     }
 

@@ -47,6 +47,8 @@ enum OnError {
     Raise,
     Return,
     Skip,
+    /// Raise, and keep no account of items: `Executor.map`.
+    Bare,
 }
 
 /// How an input item becomes the function's arguments.
@@ -131,6 +133,61 @@ impl Flights {
     }
 }
 
+/// How many items may be in flight or waiting to be taken.
+struct Window {
+    size: usize,
+    /// Widened windows are refilled by halves.
+    is_widened: bool,
+    /// How many of the present window have been delivered, since when; `None` if it does not grow.
+    growth: Option<(usize, Tick)>,
+}
+
+impl Window {
+    fn fixed(size: usize) -> Self {
+        Self { size, is_widened: false, growth: None }
+    }
+
+    fn growing(size: usize) -> Self {
+        Self { size, is_widened: false, growth: Some((0, clock::now())) }
+    }
+
+    /// How many items to submit now.
+    fn vacant(&self, in_flight: usize) -> usize {
+        if self.is_widened && in_flight > self.size / 2 {
+            return 0;
+        }
+        self.size.saturating_sub(in_flight)
+    }
+
+    fn deliver(&mut self) {
+        if let Some((delivered, _)) = &mut self.growth {
+            *delivered += 1;
+        }
+    }
+
+    /// The consumer has to wait: widens the window if the last one was gone too fast.
+    fn starve(&mut self) {
+        let Some((delivered, began)) = &mut self.growth else { return };
+        if *delivered < self.size {
+            return;
+        }
+        let now = clock::now();
+        if now - *began < HAND_OVER && self.size < WIDEST {
+            self.size = (self.size * 2).min(WIDEST);
+            self.is_widened = true;
+        }
+        (*delivered, *began) = (0, now);
+    }
+}
+
+/// What a look at the map gave.
+enum Fetched {
+    Item(Py<PyAny>),
+    /// The next item is not settled.
+    NotYet,
+    End,
+}
+
 /// The moving parts of a map.
 struct State {
     /// `None` when it is exhausted.
@@ -139,11 +196,7 @@ struct State {
     source_error: Option<PyErr>,
     flights: Flights,
     next_index: u64,
-    window: usize,
-    is_widened: bool,
-    /// When the present window began to be delivered, and how many of it have been.
-    window_began: Tick,
-    delivered: usize,
+    window: Window,
     tally: Tally,
     progress: Option<Progress>,
 }
@@ -155,9 +208,6 @@ pub(crate) struct Mapped {
     function: Py<PyAny>,
     shape: Shape,
     on_error: OnError,
-    keeps_details: bool,
-    takes_coroutines: bool,
-    grows: bool,
     seed: Option<u64>,
     owns_executor: bool,
     deadline: Option<Tick>,
@@ -191,11 +241,7 @@ impl Mapped {
 
     /// Submits items until the window is full.
     fn refill(&self, py: Python<'_>, state: &mut State) -> PyResult<()> {
-        let in_flight = state.flights.len();
-        if state.is_widened && in_flight > state.window / 2 {
-            return Ok(());
-        }
-        for _ in in_flight..state.window {
+        for _ in 0..state.window.vacant(state.flights.len()) {
             let Some(source) = &state.source else { break };
             match source.bind(py).call_method0(pyo3::intern!(py, "__next__")) {
                 Ok(item) => self.launch(state, &item)?,
@@ -230,7 +276,8 @@ impl Mapped {
             crate::seed::plant(call.context.bind(py), seed, index)?;
         }
         let mut detail = executor.detail(py)?;
-        if self.keeps_details {
+        let keeps_account = self.on_error != OnError::Bare;
+        if keeps_account {
             let mut kept = detail.unwrap_or_else(|| Box::new(Detail::new(None, None, call.submitted)));
             kept.measured = self.on_error == OnError::Return;
             detail = Some(kept);
@@ -239,47 +286,33 @@ impl Mapped {
         if let Some(progress) = &state.progress {
             let _ = future.get().subscribe(Waiter::Progress(Arc::clone(&progress.counts)));
         }
-        let input = self.keeps_details.then(|| item.clone().unbind());
+        let input = keeps_account.then(|| item.clone().unbind());
         state.flights.push(py, Flight { index, future: future.unbind(), input });
         state.next_index += 1;
         Ok(())
     }
 
-    /// The next thing to hand out; `None` at the end, `Some(None)` if there is nothing yet and `waits` is false.
-    fn fetch(&self, py: Python<'_>, state: &mut State, waits: bool) -> PyResult<Option<Option<Py<PyAny>>>> {
+    /// The next thing to hand out, waiting for it if need be.
+    fn fetch(&self, py: Python<'_>, state: &mut State, waits: bool) -> PyResult<Fetched> {
         loop {
             self.refill(py, state)?;
             if state.flights.len() == 0 {
-                return state.source_error.take().map_or(Ok(None), Err);
+                return state.source_error.take().map_or(Ok(Fetched::End), Err);
             }
             let flight = match state.flights.take_settled(py) {
                 Some(flight) => flight,
-                None if !waits => return Ok(Some(None)),
+                None if !waits => return Ok(Fetched::NotYet),
                 None => {
-                    self.adapt(state);
+                    state.window.starve();
                     let waited = state.flights.wait(py, self.deadline)?;
                     waited.ok_or_else(|| error::gave_up_waiting(py))?
                 }
             };
-            state.delivered += 1;
+            state.window.deliver();
             if let Some(item) = self.hand_out(py, state, flight)? {
-                return Ok(Some(Some(item)));
+                return Ok(Fetched::Item(item));
             }
         }
-    }
-
-    /// Widens the window if the last one was gone too fast.
-    fn adapt(&self, state: &mut State) {
-        if !self.grows || state.delivered < state.window {
-            return;
-        }
-        let now = clock::now();
-        if now - state.window_began < HAND_OVER && state.window < WIDEST {
-            state.window = (state.window * 2).min(WIDEST);
-            state.is_widened = true;
-        }
-        state.window_began = now;
-        state.delivered = 0;
     }
 
     /// What the consumer gets of a settled item; `None` for one to be skipped.
@@ -291,24 +324,23 @@ impl Mapped {
         state.tally.count(py, flight.index, future, &input, result.as_ref().err())?;
         match (self.on_error, result) {
             (OnError::Return, result) => {
-                let outcome =
-                    Outcome::new(py, flight.index, input, result, future.detail(), self.takes_coroutines)?;
+                let outcome = Outcome::new(py, flight.index, input, result, future)?;
                 Ok(Some(Py::new(py, outcome)?.into_any()))
             }
             (_, Ok(value)) => Ok(Some(value)),
             (OnError::Skip, Err(error)) if error.is_instance_of::<PyException>(py) => Ok(None),
-            (OnError::Skip | OnError::Raise, Err(error)) => Err(error),
+            (_, Err(error)) => Err(error),
         }
     }
 
-    fn step(&self, py: Python<'_>, waits: bool) -> PyResult<Option<Option<Py<PyAny>>>> {
-        let Some(mut state) = self.take_state()? else { return Ok(None) };
+    fn step(&self, py: Python<'_>, waits: bool) -> PyResult<Fetched> {
+        let Some(mut state) = self.take_state()? else { return Ok(Fetched::End) };
         match self.fetch(py, &mut state, waits) {
-            Ok(Some(item)) => {
+            Ok(Fetched::End) => self.finish(py, state).map(|()| Fetched::End),
+            Ok(fetched) => {
                 *self.slot() = Some(state);
-                Ok(Some(item))
+                Ok(fetched)
             }
-            Ok(None) => self.finish(py, state).map(|()| None),
             Err(error) => {
                 self.finish(py, state)?;
                 Err(error)
@@ -322,7 +354,7 @@ impl Mapped {
         let figures = state.tally.figures(py)?.unbind();
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
         if self.owns_executor {
-            self.executor.bind(py).get().pool()?.close(py, false);
+            self.executor.bind(py).get().pool()?.close(py, true);
         }
         for flight in state.flights.drain() {
             let future = flight.future.bind(py);
@@ -368,17 +400,13 @@ impl Mapped {
             }
         };
         executor.bind(py).get().check(&function)?;
-        let takes_coroutines = executor.bind(py).get().pool()?.cancels_running();
         let progress = progress.map(|label| Progress::start(label, total)).transpose()?;
-        let window = buffersize.unwrap_or(capacity.saturating_mul(2));
+        let window = buffersize.map_or_else(|| Window::growing(capacity.saturating_mul(2)), Window::fixed);
         Ok(Self {
             executor,
             function: function.unbind(),
             shape: if spread { Shape::Spread } else { Shape::Single },
             on_error,
-            keeps_details: true,
-            takes_coroutines,
-            grows: buffersize.is_none(),
             seed,
             owns_executor,
             deadline: None,
@@ -392,15 +420,18 @@ impl Mapped {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        Ok(self.step(py, true)?.flatten())
+        match self.step(py, true)? {
+            Fetched::Item(item) => Ok(Some(item)),
+            Fetched::NotYet | Fetched::End => Ok(None),
+        }
     }
 
     /// Return a 1-tuple of the next item, None if it is not settled yet; raise StopAsyncIteration at the end.
     fn _poll<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         match self.step(py, false)? {
-            None => Err(pyo3::exceptions::PyStopAsyncIteration::new_err(())),
-            Some(None) => Ok(None),
-            Some(Some(item)) => Ok(Some(PyTuple::new(py, [item])?)),
+            Fetched::Item(item) => Ok(Some(PyTuple::new(py, [item])?)),
+            Fetched::NotYet => Ok(None),
+            Fetched::End => Err(pyo3::exceptions::PyStopAsyncIteration::new_err(())),
         }
     }
 
@@ -448,7 +479,7 @@ impl Drop for Mapped {
 }
 
 impl State {
-    fn new(source: Py<PyAny>, ordered: bool, window: usize, progress: Option<Progress>) -> Self {
+    fn new(source: Py<PyAny>, ordered: bool, window: Window, progress: Option<Progress>) -> Self {
         let flights = if ordered {
             Flights::Ordered(VecDeque::new())
         } else {
@@ -460,9 +491,6 @@ impl State {
             flights,
             next_index: 0,
             window,
-            is_widened: false,
-            window_began: clock::now(),
-            delivered: 0,
             tally: Tally::default(),
             progress,
         }
@@ -494,15 +522,12 @@ pub(crate) fn map_calls(
     buffersize: Option<usize>,
 ) -> PyResult<Mapped> {
     executor.bind(py).get().check(&function)?;
-    let mut state = State::new(source, true, buffersize.unwrap_or(usize::MAX), None);
+    let mut state = State::new(source, true, Window::fixed(buffersize.unwrap_or(usize::MAX)), None);
     let mapped = Mapped {
         executor,
         function: function.unbind(),
         shape: Shape::Spread,
-        on_error: OnError::Raise,
-        keeps_details: false,
-        takes_coroutines: false,
-        grows: false,
+        on_error: OnError::Bare,
         seed: None,
         owns_executor: false,
         deadline: enter::deadline(timeout)?,

@@ -53,7 +53,7 @@ pub(crate) fn call<'py>(
     args: &Bound<'py, PyTuple>,
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let kwargs = kwargs.map_or(std::ptr::null_mut(), |kwargs| kwargs.as_ptr());
+    let kwargs = kwargs.map_or(std::ptr::null_mut(), Bound::as_ptr);
     let guard = SleepIfUnwound;
     // SAFETY: three live objects (or no keywords) of the types that the function asks for, borrowed for the call.
     let result = unsafe { unwinding::PyObject_Call(callable.as_ptr(), args.as_ptr(), kwargs) };
@@ -79,10 +79,7 @@ pub(crate) fn copy_context<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'
 }
 
 /// Runs `body` in `context`, which no thread may have entered.
-pub(crate) fn in_context<'py, R>(
-    context: &Bound<'py, PyAny>,
-    body: impl FnOnce() -> PyResult<R>,
-) -> PyResult<R> {
+pub(crate) fn in_context<R>(context: &Bound<'_, PyAny>, body: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     let py = context.py();
     // SAFETY: the function checks that the object is a context and raises otherwise.
     if unsafe { ffi::PyContext_Enter(context.as_ptr()) } < 0 {
@@ -104,7 +101,7 @@ pub(crate) fn thread_ident(_py: Python<'_>) -> std::ffi::c_ulong {
 
 /// Has `exception` raised in that thread at its next bytecode; `None` takes back what has not been raised yet.
 pub(crate) fn set_async_exception(ident: std::ffi::c_ulong, exception: Option<&Bound<'_, PyType>>) {
-    let exception = exception.map_or(std::ptr::null_mut(), |class| class.as_ptr());
+    let exception = exception.map_or(std::ptr::null_mut(), Bound::as_ptr);
     // SAFETY: an unknown identity is ignored; the exception is a live class, of which the thread takes a reference.
     unsafe { ffi::PyThreadState_SetAsyncExc(ident.cast_signed(), exception) };
 }

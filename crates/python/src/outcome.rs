@@ -3,7 +3,8 @@
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use crate::detail::{Detail, History};
+use crate::detail::History;
+use crate::future::Future;
 
 /// What one item cost.
 ///
@@ -57,14 +58,14 @@ impl Outcome {
         index: u64,
         input: Py<PyAny>,
         result: PyResult<Py<PyAny>>,
-        detail: Option<&Detail>,
-        takes_coroutines: bool,
+        future: &Future,
     ) -> PyResult<Self> {
-        let history = detail.map_or_else(History::default, |detail| detail.history().clone());
+        let takes_coroutines = future.pool().is_some_and(|pool| pool.cancels_running());
+        let history = future.detail().map_or_else(History::default, |detail| detail.history().clone());
         let receipt = Receipt {
             waited: history.waited.as_secs_f64(),
             wall: history.wall.as_secs_f64(),
-            cpu: (!takes_coroutines).then(|| history.cpu.as_secs_f64()),
+            cpu: (!takes_coroutines).then_some(history.cpu.as_secs_f64()),
             bytes_in: 0,
             bytes_out: 0,
         };

@@ -46,7 +46,7 @@ impl Policy {
     /// What its gate must hold back; `None` if nothing.
     pub(crate) fn limits(&self) -> Option<Limits> {
         let limited = self.limits.rate.is_some() || self.limits.concurrency.is_some();
-        limited.then(|| self.limits.clone())
+        limited.then_some(self.limits)
     }
 
     /// Whether `error` is worth another attempt.

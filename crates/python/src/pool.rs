@@ -10,17 +10,19 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use manyhands_engine::clock::Tick;
 use manyhands_engine::gate::{GateId, Limits};
 use manyhands_engine::scheduler::{Order, Scheduler};
 use manyhands_engine::statistics::Statistics;
 use pyo3::prelude::*;
 
+use crate::attempt::{Ended, Ran};
 use crate::call::Call;
 use crate::detail::Detail;
 use crate::error;
 use crate::future::{Future, Outcome};
-use crate::loop_crew::{LoopCrew, LoopHand};
-use crate::thread_crew::{ThreadCrew, ThreadHand};
+use crate::loop_crew::{Loop, LoopCrew, LoopHand};
+use crate::thread_crew::{Thread, ThreadCrew, ThreadHand};
 use crate::waiter::Wakes;
 
 /// How many times this process was forked from the one that loaded the module.
@@ -73,6 +75,52 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Takes out the tasks that were cancelled while their next attempt was delayed: nobody shall wait for them.
+    fn prune(&mut self, py: Python<'_>) -> Vec<Py<Future>> {
+        if self.scheduler.len() == self.scheduler.ready_len() {
+            return Vec::new();
+        }
+        let mut cancelled = Vec::new();
+        for task in self.scheduler.drain() {
+            let future = task.bind(py).get();
+            if future.state().is_done() {
+                cancelled.push(task);
+            } else {
+                let order = future.detail().map_or_else(Order::default, |detail| detail.order(py));
+                self.scheduler.push(task, order);
+            }
+        }
+        cancelled
+    }
+
+    /// Has every idle hand look whether it is still needed.
+    fn wake_everybody(&mut self) -> Vec<Wake> {
+        match &mut self.crew {
+            Crew::Threads(crew) => crew.everybody().map(Wake::Thread).collect(),
+            Crew::Loops(crew) => crew.everybody().map(Wake::Loop).collect(),
+        }
+    }
+
+    /// Counts how an attempt ended.
+    pub(crate) fn count(&mut self, ended: Ended) {
+        match ended {
+            Ended::Succeeded => self.statistics.succeeded += 1,
+            Ended::Failed => self.statistics.failed += 1,
+            Ended::Retried | Ended::Skipped => {}
+        }
+    }
+
+    /// Counts an attempt that is over, and its times.
+    pub(crate) fn record(&mut self, ran: &Ran, now: Tick) {
+        self.count(ran.ended);
+        if ran.ended != Ended::Skipped {
+            self.statistics.record_wait(ran.waited);
+            self.statistics.record_run(now - ran.began);
+        }
+    }
+}
+
 /// A queue of tasks and the hands that run them.
 pub(crate) struct Pool {
     shared: Mutex<Shared>,
@@ -120,7 +168,7 @@ impl Pool {
         if self.born != fork_generation() {
             return Err(forked(py));
         }
-        let order = detail.as_ref().map_or_else(Order::default, |detail| detail.order(py, None));
+        let order = detail.as_ref().map_or_else(Order::default, |detail| detail.order(py));
         let future = Future::create_for(py, self, call, detail)?;
         let task = future.clone().unbind();
         let refused = {
@@ -138,7 +186,11 @@ impl Pool {
                 if let Some(detail) = future.get().detail() {
                     detail.history().age.get_or_insert(age);
                 }
-                self.perform(py, wake)?;
+                if let Err(failure) = self.perform(py, wake) {
+                    // Nobody would ever run it.
+                    Future::cancel_now(&future);
+                    return Err(failure);
+                }
                 Ok(future)
             }
             Err((_, true)) => Err(broken_initializer(py)),
@@ -176,13 +228,11 @@ impl Pool {
     }
 
     fn start_hand(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        let hand = match &self.shared().crew {
-            Crew::Threads(_) => None,
-            Crew::Loops(crew) => Some(crew.new_hand(self)),
-        };
-        let started = match hand {
-            None => crate::thread_crew::Thread::new(self).into_pyobject(py).map(Bound::into_any),
-            Some(hand) => hand.into_pyobject(py).map(Bound::into_any),
+        // `cancels_running` tells loops from threads without the lock.
+        let started = if self.cancels_running {
+            Loop::new(self).into_pyobject(py).map(Bound::into_any)
+        } else {
+            Thread::new(self).into_pyobject(py).map(Bound::into_any)
         }
         .and_then(|hand| self.spawn.bind(py).call1((hand,)));
         if let Err(failure) = started {
@@ -223,16 +273,16 @@ impl Pool {
         let (dropped, wakes) = {
             let mut shared = self.shared();
             shared.closed = true;
-            let dropped = if cancel { shared.scheduler.drain() } else { Vec::new() };
-            let wakes: Vec<Wake> = match &mut shared.crew {
-                Crew::Threads(crew) => crew.everybody().map(Wake::Thread).collect(),
-                Crew::Loops(crew) => crew.everybody().map(Wake::Loop).collect(),
-            };
-            (dropped, wakes)
+            let dropped = if cancel { shared.scheduler.drain() } else { shared.prune(py) };
+            (dropped, shared.wake_everybody())
         };
         for task in dropped {
             Future::cancel_now(task.bind(py));
         }
+        Self::wake_up(py, wakes);
+    }
+
+    fn wake_up(py: Python<'_>, wakes: Vec<Wake>) {
         for wake in wakes {
             match wake {
                 Wake::Thread(hand) => hand.parker.unpark(),
@@ -264,16 +314,22 @@ impl Pool {
 
     /// Takes note of a cancellation, and stops the thread that runs the task.
     pub(crate) fn cancelled(self: &Arc<Self>, future: &Bound<'_, Future>, was_running: bool) {
-        let hand = {
+        let py = future.py();
+        let (hand, dropped, wakes) = {
             let mut shared = self.shared();
             shared.statistics.cancelled += 1;
-            match &shared.crew {
+            let hand = match &shared.crew {
                 Crew::Threads(crew) if was_running => crew.runner_of(future),
                 _ => None,
-            }
+            };
+            let dropped = if shared.closed { shared.prune(py) } else { Vec::new() };
+            let wakes = if dropped.is_empty() { Vec::new() } else { shared.wake_everybody() };
+            (hand, dropped, wakes)
         };
+        drop(dropped);
+        Self::wake_up(py, wakes);
         if let Some((hand, serial)) = hand {
-            crate::thread_crew::abandon(future.py(), self, &hand, serial);
+            crate::thread_crew::abandon(py, self, &hand, serial);
         }
     }
 }

@@ -45,13 +45,9 @@ impl Counts {
     /// What is not said by the bar itself.
     fn troubles(&self) -> String {
         let (failed, retried) = (self.failed.load(Ordering::Relaxed), self.retried.load(Ordering::Relaxed));
-        let mut text = String::new();
-        for (count, name) in [(failed, "failed"), (retried, "retried")] {
-            if count > 0 {
-                text.push_str(&format!(", {count} {name}"));
-            }
-        }
-        text
+        let troubles = [(failed, "failed"), (retried, "retried")];
+        let shown = troubles.iter().filter(|(count, _)| *count > 0);
+        shown.map(|(count, name)| format!(", {count} {name}")).collect::<Vec<_>>().concat()
     }
 }
 

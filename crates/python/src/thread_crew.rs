@@ -25,13 +25,12 @@ use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
 use manyhands_engine::scheduler::{Pop, Scheduler};
-use manyhands_engine::statistics::Statistics;
 use manyhands_os::clock;
 use manyhands_os::park::Parker;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::attempt::{self, Ended};
+use crate::attempt::{self, Ended, Ran};
 use crate::call::{Call, function_name};
 use crate::detail::Detail;
 use crate::error;
@@ -205,7 +204,9 @@ pub(crate) fn time_out(
         return Ok(());
     }
     pool.shared().statistics.timed_out += 1;
-    attempt::timed_out(future, pool, &mut Wakes::default()).map(drop)
+    let ended = attempt::timed_out(future, pool, &mut Wakes::default())?;
+    pool.shared().count(ended);
+    Ok(())
 }
 
 /// What a thread is to do next.
@@ -218,13 +219,6 @@ enum Step {
 /// A thread was idle, and had set its alarm for that time.
 struct Slept {
     until: Option<Tick>,
-}
-
-/// What a thread has just done.
-struct Ran {
-    ended: Ended,
-    waited: Duration,
-    began: Tick,
 }
 
 /// One thread of a pool. Handed to Python to be run as the target of a `threading.Thread`.
@@ -246,7 +240,7 @@ impl Thread {
         let mut shared = self.pool.shared();
         let shared = &mut *shared;
         if let Some(ran) = ran {
-            record(&mut shared.statistics, &ran, now);
+            shared.record(&ran, now);
         }
         let Crew::Threads(crew) = &mut shared.crew else { return Step::End };
         if let Some(slept) = slept {
@@ -398,17 +392,6 @@ impl Thread {
     fn wait_until_over(&self, py: Python<'_>) -> PyResult<()> {
         self.hand.over.wait(py)
     }
-}
-
-fn record(statistics: &mut Statistics, ran: &Ran, now: Tick) {
-    match ran.ended {
-        Ended::Succeeded => statistics.succeeded += 1,
-        Ended::Failed => statistics.failed += 1,
-        Ended::Retried => {}
-        Ended::Skipped => return,
-    }
-    statistics.record_wait(ran.waited);
-    statistics.record_run(now - ran.began);
 }
 
 /// Reports what has nobody to be raised to.

@@ -72,6 +72,11 @@ pub(crate) struct Watched {
 impl Watched {
     /// Stops watching.
     pub(crate) fn disarm(self) {
+        if self.timers.born != fork_generation() {
+            // In a forked child: the parent's thread, which is not here, may have held the lock.
+            std::mem::forget(self);
+            return;
+        }
         let alarm = lock(&self.timers.watch).wheel.cancel(self.key);
         // Outside the lock: it holds a Python object.
         drop(alarm);

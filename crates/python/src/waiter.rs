@@ -65,7 +65,7 @@ impl Waiter {
                 counts.add(future.get().has_failed(), retries.into());
             }
             Self::Gather(gather, position) => {
-                Gather::member_is_settled(gather.bind(py), future, position, wakes)
+                Gather::member_is_settled(gather.bind(py), future, position, wakes);
             }
             Self::Coroutine(waiter) => waiter.call_soon(bridge::cancel_function(py)),
         }
