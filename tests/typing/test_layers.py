@@ -27,6 +27,7 @@ def tree(tmp_path):
     )
     write(package / "_core.pyi", "from .errors import Problem\n")
     write(package / "sync.py", "from manyhands import _core, errors\nimport manyhands._core\n")
+    write(package / "map.py", "from manyhands.executors import thread\n")
     write(package / "executors" / "__init__.py", "from . import thread\n")
     write(package / "executors" / "thread.py", "from .. import sync\nfrom ..errors import Problem\n")
     write(package / "cli" / "__main__.py", "import click\nimport manyhands\nfrom . import map\n")
@@ -52,7 +53,7 @@ def check(root):
 def test_a_tree_that_keeps_the_rules_passes(tree):
     checked = check(tree)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert checked.stdout == "layers: 3 crates and 8 modules know only whom they may\n"
+    assert checked.stdout == "layers: 3 crates and 9 modules know only whom they may\n"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,21 @@ def test_a_crate_that_knows_too_much_is_named(tree, role, dependencies, complain
             "sync.py",
             "from . import executors",
             ":1: imports manyhands.executors, which is of a higher layer (executors)",
+        ),
+        (
+            "executors/thread.py",
+            "from .. import map",
+            ":1: imports manyhands.map, which is of a higher",
+        ),
+        (
+            "map.py",
+            "from .queue import app",
+            ":1: imports manyhands.queue.app",
+        ),
+        (
+            "map.py",
+            "from . import Lock",
+            ":1: imports manyhands.Lock, which is",
         ),
         (
             "sync.py",
