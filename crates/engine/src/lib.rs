@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod crew;
 pub mod doorbell;
 pub mod gate;
 mod lane;

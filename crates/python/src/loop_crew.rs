@@ -172,6 +172,7 @@ pub(crate) struct Loop {
 enum Next {
     Begin { task: Py<Future>, age: u64, now: Tick },
     LookAgain(Tick),
+    PassOn(Wake),
     Nothing,
     End,
 }
@@ -190,7 +191,8 @@ impl Loop {
             crew.timekeeper = None;
         }
         if self.hand.in_flight() >= crew.concurrency {
-            return Next::Nothing;
+            // Another loop may have room for what woke this one.
+            return Next::PassOn(crew.wake(&shared.scheduler));
         }
         match shared.scheduler.pop(now) {
             Pop::Ready { task, age } => {
@@ -366,6 +368,7 @@ impl Loop {
                     event_loop.call_method1(pyo3::intern!(py, "call_later"), (delay, drain))?;
                     return Ok(false);
                 }
+                Next::PassOn(wake) => return self.pool.perform(py, wake).map(|()| false),
                 Next::Nothing => return Ok(false),
                 Next::End => {
                     event_loop.call_method0(pyo3::intern!(py, "stop"))?;

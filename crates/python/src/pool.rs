@@ -66,10 +66,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Whom to wake so that the tasks that are ready get hands.
-    pub(crate) fn wake(&mut self) -> Wake {
+    /// Whom to wake so that tasks get hands; `due` is when the task that has just come in may run, if not at once.
+    pub(crate) fn wake(&mut self, due: Option<Tick>) -> Wake {
         match &mut self.crew {
-            Crew::Threads(crew) => crew.wake(&self.scheduler),
+            Crew::Threads(crew) => crew.wake(&self.scheduler, due),
             Crew::Loops(crew) => crew.wake(&self.scheduler),
         }
     }
@@ -178,7 +178,7 @@ impl Pool {
             } else {
                 let age = shared.scheduler.push(task, order);
                 shared.statistics.submitted += 1;
-                Ok((age, shared.wake()))
+                Ok((age, shared.wake(None)))
             }
         };
         match refused {
@@ -207,9 +207,10 @@ impl Pool {
     ) -> PyResult<()> {
         let wake = {
             let mut shared = self.shared();
+            let due = order.not_before;
             shared.scheduler.push(future, order);
             shared.statistics.retried += 1;
-            shared.wake()
+            shared.wake(due)
         };
         self.perform(py, wake)
     }
@@ -259,7 +260,7 @@ impl Pool {
         let wake = {
             let mut shared = self.shared();
             shared.scheduler.finished(gate);
-            shared.wake()
+            shared.wake(None)
         };
         self.perform(py, wake)
     }

@@ -4,14 +4,8 @@
 //! takes the next, attached all the while, so that a queue of small tasks costs no switches. With nothing to take it
 //! enrols as idle, detaches, looks a few microseconds for work and sleeps.
 //!
-//! # Waking
-//! A task that comes in wakes at most one idle thread, and none while one is on its way: the woken thread takes a
-//! task and, if there are more, wakes the next before it runs its own. So a flood of tiny tasks wakes one thread and
-//! a flood of slow ones wakes all, one after the other.
-//!
-//! # Keeping time
-//! When everything queued has to wait (for a rate, for a retry's delay), the idle thread that noticed sleeps only
-//! until then: it is the timekeeper. `timekeeper` is the earliest time for which some thread has set its alarm.
+//! Whom a new task wakes, and who wakes for a task that has to wait for a time, is decided by
+//! [`engine::crew`](manyhands_engine::crew).
 //!
 //! # Stopping
 //! What a thread runs is numbered (`serial`). To stop it, [`abandon`] marks the hand, under the hand's lock, as
@@ -24,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
+use manyhands_engine::crew;
 use manyhands_engine::scheduler::{Pop, Scheduler};
 use manyhands_os::clock;
 use manyhands_os::park::Parker;
@@ -46,50 +41,32 @@ const SPINS: u32 = 200;
 
 /// The threads of a pool: the part of its state that concerns them.
 pub(crate) struct ThreadCrew {
-    max: usize,
-    /// Threads that run or have been started, without abandoned ones.
-    live: usize,
+    crew: crew::Crew<Arc<ThreadHand>>,
+    /// Every thread that is not abandoned.
     hands: Vec<Arc<ThreadHand>>,
-    /// The last to become idle is woken first: its caches are warm.
-    idle: Vec<Arc<ThreadHand>>,
-    /// The thread that was woken and has not yet looked for its task.
-    waking: Option<Arc<ThreadHand>>,
-    timekeeper: Option<Tick>,
 }
 
 impl ThreadCrew {
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, live: 0, hands: Vec::new(), idle: Vec::new(), waking: None, timekeeper: None }
+        Self { crew: crew::Crew::new(max), hands: Vec::new() }
     }
 
-    /// Whom to wake for the tasks in `scheduler`.
-    pub(crate) fn wake(&mut self, scheduler: &Scheduler<Py<Future>>) -> Wake {
-        let wanted = scheduler.ready_len() > 0 || (self.timekeeper.is_none() && !scheduler.is_empty());
-        if !wanted {
-            return Wake::Nobody;
+    /// Whom to wake for the tasks in `scheduler`; `due` is when the task that has just come in may run.
+    pub(crate) fn wake(&mut self, scheduler: &Scheduler<Py<Future>>, due: Option<Tick>) -> Wake {
+        match self.crew.wake(scheduler.ready_len() > 0, !scheduler.is_empty(), due) {
+            crew::Wake::Nobody => Wake::Nobody,
+            crew::Wake::Hand(hand) => Wake::Thread(hand),
+            crew::Wake::Spawn => Wake::Spawn,
         }
-        if self.idle.is_empty() {
-            if self.live < self.max {
-                self.live += 1;
-                return Wake::Spawn;
-            }
-            return Wake::Nobody;
-        }
-        if self.waking.is_some() {
-            return Wake::Nobody;
-        }
-        self.waking = self.idle.pop();
-        self.waking.clone().map_or(Wake::Nobody, Wake::Thread)
     }
 
     pub(crate) fn everybody(&mut self) -> impl Iterator<Item = Arc<ThreadHand>> {
-        self.idle.drain(..)
+        self.crew.take_idle().into_iter()
     }
 
     /// Takes note that a thread could not be started; returns how many there are.
     pub(crate) fn could_not_start(&mut self) -> usize {
-        self.live -= 1;
-        self.live
+        self.crew.could_not_start()
     }
 
     /// The hand that runs `future` now, and the number of the run.
@@ -101,28 +78,9 @@ impl ThreadCrew {
         })
     }
 
-    /// A thread is awake: it is not idle, not on its way, and does not keep time any more.
-    fn is_up(&mut self, hand: &Arc<ThreadHand>, alarm: Option<Tick>) {
-        self.idle.retain(|other| !Arc::ptr_eq(other, hand));
-        if self.waking.as_ref().is_some_and(|other| Arc::ptr_eq(other, hand)) {
-            self.waking = None;
-        }
-        if alarm.is_some() && self.timekeeper == alarm {
-            self.timekeeper = None;
-        }
-    }
-
-    /// A thread has nothing to do, `until` that time at least; returns when it shall wake by itself.
-    fn lie_down(&mut self, hand: &Arc<ThreadHand>, until: Option<Tick>) -> Option<Tick> {
-        self.idle.push(Arc::clone(hand));
-        let until = until.filter(|at| self.timekeeper.is_none_or(|earliest| *at < earliest))?;
-        self.timekeeper = Some(until);
-        Some(until)
-    }
-
     fn dismiss(&mut self, hand: &Arc<ThreadHand>) {
-        self.live -= 1;
-        self.hands.retain(|other| !Arc::ptr_eq(other, hand));
+        self.crew.dismiss();
+        self.hands.retain(|other| other != hand);
     }
 }
 
@@ -143,6 +101,12 @@ pub(crate) struct ThreadHand {
     run: Mutex<Run>,
     /// Opened when nobody needs to wait for the thread any more.
     over: Latch,
+}
+
+impl PartialEq for ThreadHand {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
 }
 
 impl ThreadHand {
@@ -184,7 +148,7 @@ pub(crate) fn abandon(py: Python<'_>, pool: &Arc<Pool>, hand: &Arc<ThreadHand>, 
         if let Crew::Threads(crew) = &mut shared.crew {
             crew.dismiss(hand);
         }
-        shared.wake()
+        shared.wake(None)
     };
     if let Err(failure) = pool.perform(py, wake) {
         failure.write_unraisable(py, None);
@@ -244,19 +208,19 @@ impl Thread {
         }
         let Crew::Threads(crew) = &mut shared.crew else { return Step::End };
         if let Some(slept) = slept {
-            crew.is_up(&self.hand, slept.until);
+            crew.crew.is_up(&self.hand, slept.until);
         }
         match shared.scheduler.pop(now) {
             Pop::Ready { task, age } => {
                 shared.statistics.started += 1;
-                Step::Run { task, age, began: now, wake: crew.wake(&shared.scheduler) }
+                Step::Run { task, age, began: now, wake: crew.wake(&shared.scheduler, None) }
             }
             Pop::Empty if shared.closed => {
                 crew.dismiss(&self.hand);
                 Step::End
             }
-            Pop::Wait(at) => Step::Sleep { until: crew.lie_down(&self.hand, Some(at)) },
-            Pop::Empty | Pop::Blocked => Step::Sleep { until: crew.lie_down(&self.hand, None) },
+            Pop::Wait(at) => Step::Sleep { until: crew.crew.lie_down(&self.hand, Some(at)) },
+            Pop::Empty | Pop::Blocked => Step::Sleep { until: crew.crew.lie_down(&self.hand, None) },
         }
     }
 
