@@ -15,6 +15,29 @@ use pyo3::prelude::*;
 /// wake-up would cost. Longer would burn the processor that the awaited thread may need.
 const SPINS: u32 = 200;
 
+/// How long Rust code may stay attached at a stretch: the interpreter's own switch interval, at which a Python loop
+/// would let other threads run.
+const TURN: Duration = Duration::from_millis(5);
+
+/// A stretch of attached work without Python bytecode, which has to give way to other threads by itself.
+pub(crate) struct Turn {
+    began: Tick,
+}
+
+impl Turn {
+    pub(crate) fn begin(now: Tick) -> Self {
+        Self { began: now }
+    }
+
+    /// Lets other threads run, if the turn has lasted long enough.
+    pub(crate) fn give_way(&mut self, py: Python<'_>, now: Tick) {
+        if now - self.began >= TURN {
+            py.detach(|| ());
+            self.began = clock::now();
+        }
+    }
+}
+
 /// Waits on `parker` until `is_over`; `false` if `deadline` came first.
 ///
 /// # Errors

@@ -26,7 +26,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::call::Call;
 use crate::detail::Detail;
-use crate::enter;
+use crate::enter::{self, Turn};
 use crate::error;
 use crate::executor::Executor;
 use crate::future::Future;
@@ -40,6 +40,9 @@ use crate::waiter::{LoopWaiter, Mailbox, Waiter};
 const HAND_OVER: Duration = Duration::from_millis(5);
 /// The widest that a window grows by itself.
 const WIDEST: usize = 1024;
+
+/// After how many submissions in a row to look for signals and other threads; they cost about a microsecond each.
+const SUBMISSIONS: usize = 256;
 
 /// What to do with an item that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,7 +244,12 @@ impl Mapped {
 
     /// Submits items until the window is full.
     fn refill(&self, py: Python<'_>, state: &mut State) -> PyResult<()> {
-        for _ in 0..state.window.vacant(state.flights.len()) {
+        let mut turn = Turn::begin(clock::now());
+        for count in 0..state.window.vacant(state.flights.len()) {
+            if count % SUBMISSIONS == SUBMISSIONS - 1 {
+                py.check_signals()?;
+                turn.give_way(py, clock::now());
+            }
             let Some(source) = &state.source else { break };
             match source.bind(py).call_method0(pyo3::intern!(py, "__next__")) {
                 Ok(item) => self.launch(state, &item)?,

@@ -28,6 +28,7 @@ use pyo3::types::PyTuple;
 use crate::attempt::{self, Ended, Ran};
 use crate::call::{Call, function_name};
 use crate::detail::Detail;
+use crate::enter::Turn;
 use crate::error;
 use crate::future::Future;
 use crate::latch::Latch;
@@ -227,12 +228,14 @@ impl Thread {
     fn work(&self, py: Python<'_>) {
         let mut wakes = Wakes::default();
         let (mut slept, mut ran) = (None, None);
+        let mut turn = Turn::begin(clock::now());
         loop {
             match self.next(slept.take(), ran.take()) {
                 Step::Run { task, age, began, wake } => {
                     // Before the task, which may take long: whoever waits for the last one shall have it now.
                     wakes.flush();
                     report(py, self.pool.perform(py, wake));
+                    turn.give_way(py, began);
                     let Some(done) = self.run_task(task.bind(py), age, began, &mut wakes) else { return };
                     ran = Some(done);
                 }
@@ -243,6 +246,7 @@ impl Thread {
                         // Why it ended does not matter: the queue says what there is to do.
                         let _ = self.hand.parker.park(SPINS, until);
                     });
+                    turn = Turn::begin(clock::now());
                 }
                 Step::End => return,
             }
