@@ -1,7 +1,8 @@
 """Every exception and warning of manyhands, rooted in the standard library's own.
 
 Old ``except`` clauses keep working: a timed-out task is a ``TimeoutError``, a cancelled one raises
-``concurrent.futures.CancelledError``. Every error of ours is also a `ManyhandsError`, and pickles with its fields.
+``concurrent.futures.CancelledError``. Every error of ours is also a `ManyhandsError`, and pickles with its
+fields.
 """
 
 from __future__ import annotations
@@ -85,8 +86,9 @@ class TaskTimeout(ManyhandsError, _Timeout):
 class TaskInterrupted(BaseException):
     """Raised inside a running function, at its next bytecode, when its task was stopped.
 
-    A ``BaseException``, as ``KeyboardInterrupt`` is, so that ``except Exception`` in the function does not swallow
-    it. Use ``finally`` to clean up. Nobody outside the function sees it: its future has its outcome already.
+    A ``BaseException``, as ``KeyboardInterrupt`` is, so that ``except Exception`` in the function does not
+    swallow it. Use ``finally`` to clean up. Nobody outside the function sees it: its future has its outcome
+    already.
     """
 
 
@@ -99,7 +101,7 @@ class BrokenInitializer(ManyhandsError, concurrent.futures.thread.BrokenThreadPo
 
 
 class WrongExecutor(ManyhandsError, TypeError):
-    """The function does not fit the executor: ``async def`` on threads, or a plain function on an event loop."""
+    """The function does not fit the executor: ``async def`` on threads, a plain function on an event loop."""
 
 
 class TaskFailureWarning(RuntimeWarning):

@@ -1,29 +1,30 @@
 """Futures: the handle of a task's outcome, and waiting for several of them.
 
-`Future` is a ``concurrent.futures.Future`` made in Rust. It works wherever one works, and can also be awaited.
+`Future` is a ``concurrent.futures.Future`` made in Rust. It works wherever one works, and can also be
+awaited.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Generator, Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from manyhands import _core
-from manyhands._core import gather, race
 
 __all__ = ["Future", "as_completed", "gather", "race", "wait"]
 
 T = TypeVar("T")
+F = TypeVar("F", bound="concurrent.futures.Future[Any]")
 
 
-class Future(_core.Future, concurrent.futures.Future[T]):
+class Future(_core.Future[T], concurrent.futures.Future[T]):
     """The handle of a task's outcome: PEP 3148's future, made in Rust, which can also be awaited.
 
     Executors make futures; a program waits for them, asks them, or hangs callbacks on them. `result()` from a
-    thread and ``await`` from any asyncio loop give the same outcome. Cancelling the asyncio task that awaits a
-    future cancels the future.
+    thread and ``await`` from any asyncio loop give the same outcome. Cancelling the asyncio task that awaits
+    a future cancels the future.
 
     A failure that nobody looks at is not lost: when the future is collected, a `TaskFailureWarning` shows it.
 
@@ -60,6 +61,27 @@ class Future(_core.Future, concurrent.futures.Future[T]):
         return self.result()
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def gather(
+        *futures: concurrent.futures.Future[T],
+        return_exceptions: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> Future[list[T]]: ...
+    @overload
+    def gather(
+        *futures: concurrent.futures.Future[T], return_exceptions: bool, timeout: float | None = None
+    ) -> Future[list[T | BaseException]]: ...
+    def gather(*futures: Any, **options: Any) -> Future[Any]: ...  # noqa: D103
+    def race(  # noqa: D103
+        *futures: concurrent.futures.Future[T], timeout: float | None = None
+    ) -> Future[T]: ...
+
+else:
+    from manyhands._core import gather, race
+
+
 async def _settle(future: Future[Any]) -> None:
     """Wait on the running loop until a future is settled, whatever its outcome."""
     loop = asyncio.get_running_loop()
@@ -72,7 +94,7 @@ def wait(
     futures: Iterable[concurrent.futures.Future[T]],
     timeout: float | None = None,
     return_when: str = concurrent.futures.ALL_COMPLETED,
-) -> tuple[set[concurrent.futures.Future[T]], set[concurrent.futures.Future[T]]]:
+) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
     """Wait until futures are settled.
 
     Args:
@@ -93,10 +115,10 @@ def wait(
     return concurrent.futures._base.DoneAndNotDoneFutures(done, set(unique) - done)
 
 
-class _Completed(_core.Completed):
+class _Completed(_core.Completed[F]):
     """Futures in the order in which they are settled, for ``for`` and for ``async for``."""
 
-    async def __aiter__(self) -> AsyncIterator[concurrent.futures.Future[Any]]:
+    async def __aiter__(self) -> AsyncIterator[F]:
         while len(self):
             future = self.take()
             if future is None:
@@ -108,9 +130,7 @@ class _Completed(_core.Completed):
                 yield future
 
 
-def as_completed(
-    futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
-) -> Iterator[concurrent.futures.Future[T]]:
+def as_completed(futures: Iterable[F], timeout: float | None = None) -> _Completed[F]:
     """Return an iterator over futures, each as soon as it is settled.
 
     Also an asynchronous iterator: ``async for future in as_completed(futures)`` lets the loop run meanwhile.

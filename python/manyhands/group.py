@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from manyhands.executors import AsyncExecutor, Executor, ThreadExecutor
 from manyhands.futures import Future, _settle, wait
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 if sys.version_info >= (3, 11):
     from builtins import BaseExceptionGroup
 else:
-    from exceptiongroup import BaseExceptionGroup
+    from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
 
 __all__ = ["TaskGroup"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class TaskGroup:
     """A block of tasks: leaving it waits for all of them, and the first failure cancels the rest.
 
-    Use it with ``with`` from plain code and with ``async with`` on an asyncio loop, which goes on with other things
-    while the block waits. If tasks failed, or the block's own body did, leaving raises an ``ExceptionGroup`` of all
-    those errors. Cancelled tasks are not errors. What runs on a thread when the group is cancelled is interrupted at
-    its next bytecode.
+    Use it with ``with`` from plain code and with ``async with`` on an asyncio loop, which goes on with other
+    things while the block waits. If tasks failed, or the block's own body did, leaving raises an
+    ``ExceptionGroup`` of all those errors. Cancelled tasks are not errors. What runs on a thread when the
+    group is cancelled is interrupted at its next bytecode.
 
     Args:
         on: "thread", "async", or an executor, which is left open.
@@ -64,11 +67,15 @@ class TaskGroup:
         self._is_open = False
         self._is_cancelled = False
 
+    @overload
+    def submit(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Schedule ``fn(*args, **kwargs)`` in the group and return its future.
 
-        A task may submit further ones, as long as the block has not been left. In a group that was cancelled, as
-        by the failure of a task, the future is cancelled from the start.
+        A task may submit further ones, as long as the block has not been left. In a group that was cancelled,
+        as by the failure of a task, the future is cancelled from the start.
 
         Raises:
             RuntimeError: The block was not entered, or was left.

@@ -7,20 +7,26 @@ import functools
 import inspect
 import operator
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 from manyhands import _core
 from manyhands._core import Outcome, Policy, Receipt
 from manyhands.executors import AsyncExecutor, Executor, ThreadExecutor
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from manyhands.executors.base import AttemptOptions, RetryOn
+
 __all__ = ["Cost", "MapIterator", "MapSummary", "Outcome", "Receipt", "map", "starmap"]
 
 T = TypeVar("T")
-OnError = Literal["raise", "return", "skip"]
+A = TypeVar("A")
+_OnError = Literal["raise", "return", "skip"]
 
-ASYNC_WORKERS = 100
+_ASYNC_WORKERS = 100
 """Coroutines in flight by default, as many as the usual HTTP clients keep connections."""
 
 
@@ -56,12 +62,13 @@ class MapSummary:
     seconds: float
 
 
-class MapIterator(_core.Mapped, Generic[T]):
+class MapIterator(_core.Mapped[T]):
     """The values of a function for many items, as they come. Made by `map` and `starmap`.
 
-    An iterator and an asynchronous iterator. It reads its input only as far ahead as its buffer is large. When it
-    ends, by exhaustion, an error, Ctrl-C, `close()` or because nobody refers to it any more, what is in flight is
-    cancelled and stopped. Use it in a ``with`` block if you may leave the loop early and want that at once.
+    An iterator and an asynchronous iterator. It reads its input only as far ahead as its buffer is large.
+    When it ends, by exhaustion, an error, Ctrl-C, `close()` or because nobody refers to it any more, what is
+    in flight is cancelled and stopped. Use it in a ``with`` block if you may leave the loop early and want
+    that at once.
 
     Thread safety: one thread at a time; a second one gets a ValueError.
     """
@@ -100,8 +107,21 @@ class MapIterator(_core.Mapped, Generic[T]):
         return MapSummary(total=total, costliest=costliest, **figures)
 
 
+if TYPE_CHECKING:
+
+    class MapOptions(AttemptOptions, total=False):
+        """The options of `map`, for type checkers; `on_error` stands apart, for it changes the result."""
+
+        on: Literal["thread", "async"] | Executor
+        workers: int | None
+        ordered: bool
+        buffersize: int | None
+        progress: bool | str
+        seed: int | None
+
+
 @dataclass(frozen=True)
-class Options:
+class _Options:
     """Every option of `map`, once. The policy's are those of `Policy`."""
 
     on: str | Executor = "thread"
@@ -110,13 +130,13 @@ class Options:
     timeout: float | None = None
     total_timeout: float | None = None
     retries: int = 0
-    retry_on: type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool] = Exception
+    retry_on: RetryOn = Exception
     backoff: float | None = None
     max_backoff: float | None = None
     rate: str | float | None = None
     buffersize: int | None = None
     progress: bool | str = False
-    on_error: OnError = "raise"
+    on_error: _OnError = "raise"
     seed: int | None = None
 
     def policy(self) -> Policy:
@@ -126,7 +146,7 @@ class Options:
 
     def check(self) -> None:
         """Raise ValueError for what nobody can have meant."""
-        if self.on_error not in get_args(OnError):
+        if self.on_error not in get_args(_OnError):
             raise ValueError(
                 f'could not map: found on_error={self.on_error!r}, expected "raise", "return" or "skip"'
             )
@@ -139,12 +159,16 @@ class Options:
         """Return the executor to use and whether it is ours to close."""
         if isinstance(self.on, Executor):
             if self.workers is not None:
-                raise ValueError("could not map: `workers` is the executor's own business when `on` is an executor")
+                raise ValueError(
+                    "could not map: `workers` is the executor's own business when `on` is an executor"
+                )
             return self.on, False
         if self.on not in ("thread", "async"):
-            raise ValueError(f'could not map: found on={self.on!r}, expected "thread", "async" or an executor')
+            raise ValueError(
+                f'could not map: found on={self.on!r}, expected "thread", "async" or an executor'
+            )
         if self.on == "async" or _is_async(function):
-            return AsyncExecutor(concurrency=self.workers or ASYNC_WORKERS, name="map"), True
+            return AsyncExecutor(concurrency=self.workers or _ASYNC_WORKERS, name="map"), True
         return ThreadExecutor(self.workers, name="map"), True
 
 
@@ -156,6 +180,82 @@ def _is_async(function: Callable[..., Any]) -> bool:
     )
 
 
+@overload
+def map(
+    fn: Callable[[A], Awaitable[T]],
+    iterable: Iterable[A],
+    /,
+    *,
+    on_error: Literal["return"],
+    **options: Unpack[MapOptions],
+) -> MapIterator[Outcome[T]]: ...
+@overload
+def map(
+    fn: Callable[[A], Awaitable[T]],
+    iterable: Iterable[A],
+    /,
+    *,
+    on_error: Literal["raise", "skip"] = "raise",
+    **options: Unpack[MapOptions],
+) -> MapIterator[T]: ...
+@overload
+def map(
+    fn: Callable[[A], T],
+    iterable: Iterable[A],
+    /,
+    *,
+    on_error: Literal["return"],
+    **options: Unpack[MapOptions],
+) -> MapIterator[Outcome[T]]: ...
+@overload
+def map(
+    fn: Callable[[A], T],
+    iterable: Iterable[A],
+    /,
+    *,
+    on_error: Literal["raise", "skip"] = "raise",
+    **options: Unpack[MapOptions],
+) -> MapIterator[T]: ...
+@overload
+def map(
+    fn: Callable[..., Awaitable[T]],
+    first: Iterable[Any],
+    second: Iterable[Any],
+    /,
+    *more: Iterable[Any],
+    on_error: Literal["return"],
+    **options: Unpack[MapOptions],
+) -> MapIterator[Outcome[T]]: ...
+@overload
+def map(
+    fn: Callable[..., Awaitable[T]],
+    first: Iterable[Any],
+    second: Iterable[Any],
+    /,
+    *more: Iterable[Any],
+    on_error: Literal["raise", "skip"] = "raise",
+    **options: Unpack[MapOptions],
+) -> MapIterator[T]: ...
+@overload
+def map(
+    fn: Callable[..., T],
+    first: Iterable[Any],
+    second: Iterable[Any],
+    /,
+    *more: Iterable[Any],
+    on_error: Literal["return"],
+    **options: Unpack[MapOptions],
+) -> MapIterator[Outcome[T]]: ...
+@overload
+def map(
+    fn: Callable[..., T],
+    first: Iterable[Any],
+    second: Iterable[Any],
+    /,
+    *more: Iterable[Any],
+    on_error: Literal["raise", "skip"] = "raise",
+    **options: Unpack[MapOptions],
+) -> MapIterator[T]: ...
 def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> MapIterator[Any]:
     """Return a lazy iterator over ``fn(item)`` for every item, run on many workers at once.
 
@@ -166,8 +266,8 @@ def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Ma
     Args:
         fn: The function; with several iterables it gets one item of each.
         *iterables: The input. The shortest decides.
-        on: "thread", "async", or an executor, which is left open. An ``async def`` function always runs on event
-            loops.
+        on: "thread", "async", or an executor, which is left open. An ``async def`` function always runs on
+            event loops.
         workers: How many items are worked on at once: threads (default: as `ThreadExecutor`) or coroutines
             (default 100).
         ordered: Hand results out in the order of the input; otherwise as they are settled.
@@ -178,11 +278,11 @@ def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Ma
         backoff: Seconds before the first retry, at most; doubled for each further one, and randomised.
         max_backoff: The most seconds between two attempts.
         rate: How often attempts may start: "100/s", "6/m", "1000/h", or a number per second.
-        buffersize: How many items may be in flight or waiting to be taken. By default twice the number of workers,
-            more for items that take microseconds.
+        buffersize: How many items may be in flight or waiting to be taken. By default twice the number of
+            workers, more for items that take microseconds.
         progress: Draw a progress bar on standard error; a string is its label.
-        on_error: "raise": the first failure ends the iteration, and what is in flight is stopped. "return": every
-            item arrives as an `Outcome`. "skip": failed items are left out, and counted in the summary.
+        on_error: "raise": the first failure ends the iteration, and what is in flight is stopped. "return":
+            every item arrives as an `Outcome`. "skip": failed items are left out, and counted in the summary.
         seed: Gives each item its own random stream, see `item_random`.
         **options: The above.
 
@@ -202,9 +302,41 @@ def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Ma
         raise TypeError("could not map: found no iterables, expected at least one")
     if len(iterables) == 1:
         return _start(fn, iterables[0], False, _total(iterables), options)
-    return _start(fn, zip(*iterables), True, _total(iterables), options)
+    return _start(fn, zip(*iterables, strict=False), True, _total(iterables), options)
 
 
+@overload
+def starmap(
+    fn: Callable[..., Awaitable[T]],
+    iterable: Iterable[Iterable[Any]],
+    *,
+    on_error: Literal["return"],
+    **options: Unpack[MapOptions],
+) -> MapIterator[Outcome[T]]: ...
+@overload
+def starmap(
+    fn: Callable[..., Awaitable[T]],
+    iterable: Iterable[Iterable[Any]],
+    *,
+    on_error: Literal["raise", "skip"] = "raise",
+    **options: Unpack[MapOptions],
+) -> MapIterator[T]: ...
+@overload
+def starmap(
+    fn: Callable[..., T],
+    iterable: Iterable[Iterable[Any]],
+    *,
+    on_error: Literal["return"],
+    **options: Unpack[MapOptions],
+) -> MapIterator[Outcome[T]]: ...
+@overload
+def starmap(
+    fn: Callable[..., T],
+    iterable: Iterable[Iterable[Any]],
+    *,
+    on_error: Literal["raise", "skip"] = "raise",
+    **options: Unpack[MapOptions],
+) -> MapIterator[T]: ...
 def starmap(fn: Callable[..., Any], iterable: Iterable[Iterable[Any]], **options: Any) -> MapIterator[Any]:
     """Return a lazy iterator over ``fn(*args)`` for every `args` of the iterable; else like `map`.
 
@@ -221,7 +353,7 @@ def _start(
 ) -> MapIterator[Any]:
     if not callable(fn):
         raise TypeError(f"could not map: found {fn!r} as the function, which is not callable")
-    options = Options(**_known(given))
+    options = _Options(**_known(given))
     options.check()
     policy = options.policy()
     iterator = iter(source)
@@ -244,7 +376,7 @@ def _start(
 
 
 def _known(given: dict[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in fields(Options)]
+    names = [field.name for field in fields(_Options)]
     for name in given:
         if name not in names:
             raise TypeError(f"could not map: found the option {name!r}, expected one of {', '.join(names)}")

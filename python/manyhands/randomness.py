@@ -12,7 +12,7 @@ _stream: ContextVar[tuple[int, random.Random]] = ContextVar("manyhands_item_stre
 
 
 def item_seed() -> int:
-    """Return the seed of the item that is being worked on: 64 bits, for ``numpy.random.default_rng`` and the like.
+    """Return the seed of the item that is being worked on: 64 bits, for ``numpy.random.default_rng``.
 
     Raises:
         LookupError: The caller does not run in a map with `seed`.
@@ -26,9 +26,9 @@ def item_seed() -> int:
 def item_random() -> random.Random:
     """Return the random stream of the item that is being worked on.
 
-    It is the same object throughout one attempt, and starts anew with each attempt, so a retried item draws the
-    same numbers again. The numbers depend on the map's seed and the item's position alone: not on the number of
-    workers, the order or the model.
+    It is the same object throughout one attempt, and starts anew with each attempt, so a retried item draws
+    the same numbers again. The numbers depend on the map's seed and the item's position alone: not on the
+    number of workers, the order or the model.
 
     Raises:
         LookupError: The caller does not run in a map with `seed`.
@@ -37,7 +37,8 @@ def item_random() -> random.Random:
         >>> import manyhands as mh
         >>> def throw(_):
         ...     return mh.item_random().randint(1, 6)
-        >>> list(mh.map(throw, range(5), workers=1, seed=7)) == list(mh.map(throw, range(5), workers=4, seed=7))
+        >>> alone, together = (list(mh.map(throw, range(5), workers=n, seed=7)) for n in (1, 4))
+        >>> alone == together
         True
     """
     seed = item_seed()

@@ -64,7 +64,7 @@ struct Standard {
 }
 
 /// The handle of a task's outcome.
-#[pyclass(frozen, subclass, module = "manyhands._core")]
+#[pyclass(frozen, subclass, generic, module = "manyhands._core")]
 pub(crate) struct Future {
     cell: Cell<Call, Outcome, Waiter>,
     standard: OnceLock<Box<Standard>>,
@@ -388,13 +388,12 @@ impl Future {
         self.state().is_done()
     }
 
-    /// Call `callback(future)` when the task is settled, at once if it is already.
+    /// Call `fn(future)` when the task is settled, at once if it is already.
     ///
     /// Callbacks run in the thread that settles the task, in the order in which they were added. What one raises
     /// is logged and otherwise ignored.
-    #[pyo3(signature = (callback, /))]
-    fn add_done_callback(slf: &Bound<'_, Self>, callback: Py<PyAny>) {
-        if let Err(Waiter::Callback(callback)) = slf.get().subscribe(Waiter::Callback(callback)) {
+    fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Py<PyAny>) {
+        if let Err(Waiter::Callback(callback)) = slf.get().subscribe(Waiter::Callback(r#fn)) {
             call_back(callback.bind(slf.py()), slf);
         }
     }
@@ -422,7 +421,6 @@ impl Future {
     ///
     /// Raises:
     ///     concurrent.futures.InvalidStateError: It is settled already.
-    #[pyo3(signature = (result, /))]
     fn set_result(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
         Self::finish(slf, Outcome::Value(result), &mut Wakes::default())?
             .map_err(|state| error::invalid_state(slf.as_any(), state))
@@ -432,7 +430,6 @@ impl Future {
     ///
     /// Raises:
     ///     concurrent.futures.InvalidStateError: It is settled already.
-    #[pyo3(signature = (exception, /))]
     fn set_exception(slf: &Bound<'_, Self>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         Self::finish(slf, error_outcome(&exception)?, &mut Wakes::default())?
             .map_err(|state| error::invalid_state(slf.as_any(), state))

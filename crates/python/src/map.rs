@@ -205,7 +205,7 @@ struct State {
 }
 
 /// A lazy iterator over a function's values for the items of an input. Made by `mh.map`.
-#[pyclass(frozen, subclass, module = "manyhands._core")]
+#[pyclass(frozen, subclass, generic, module = "manyhands._core")]
 pub(crate) struct Mapped {
     executor: Py<Executor>,
     function: Py<PyAny>,

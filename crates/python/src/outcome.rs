@@ -6,20 +6,18 @@ use pyo3::prelude::*;
 use crate::detail::History;
 use crate::future::Future;
 
-/// What one item cost.
-///
-/// Attributes:
-///     waited: Seconds in queues, over all attempts.
-///     wall: Seconds running, over all attempts.
-///     cpu: Processor seconds of the thread that ran it; None for coroutines, which share theirs.
-///     bytes_in: Bytes sent to the worker; 0 within a process, where nothing is copied.
-///     bytes_out: Bytes received from the worker; 0 within a process.
+/// What one item of a map cost.
 #[pyclass(frozen, get_all, module = "manyhands")]
 pub(crate) struct Receipt {
+    /// Seconds in queues, over all attempts.
     waited: f64,
+    /// Seconds running, over all attempts.
     wall: f64,
+    /// Processor seconds of the thread that ran it, over all attempts; None for coroutines, which share theirs.
     cpu: Option<f64>,
+    /// Bytes sent to the worker; 0 within a process, where nothing is copied.
     bytes_in: u64,
+    /// Bytes received from the worker; 0 within a process.
     bytes_out: u64,
 }
 
@@ -32,23 +30,21 @@ impl Receipt {
 }
 
 /// What became of one item of a map.
-///
-/// Attributes:
-///     index: The item's position in the input, from 0.
-///     input: The item, or the tuple of items if there were several iterables.
-///     value: What the function returned; None if it failed.
-///     exception: What it raised in its last attempt; None if it succeeded.
-///     attempts: How often it was tried.
-///     worker: The name of the thread that ran it last; None if it never started.
-///     receipt: What it cost.
-#[pyclass(frozen, get_all, module = "manyhands")]
+#[pyclass(frozen, get_all, generic, module = "manyhands")]
 pub(crate) struct Outcome {
+    /// The item's position in the input, from 0.
     index: u64,
+    /// The item, or the tuple of items if there were several iterables.
     input: Py<PyAny>,
+    /// What the function returned; None if it failed.
     value: Py<PyAny>,
+    /// What it raised in its last attempt; None if it succeeded.
     exception: Option<Py<PyAny>>,
+    /// How often it was tried.
     attempts: u32,
+    /// The name of the thread that ran it last; None if it never started.
     worker: Option<String>,
+    /// What it cost.
     receipt: Py<Receipt>,
 }
 

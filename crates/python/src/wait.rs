@@ -112,7 +112,7 @@ fn wait_while(
 }
 
 /// The futures of `as_completed`, in the order in which they are settled.
-#[pyclass(frozen, subclass, module = "manyhands._core")]
+#[pyclass(frozen, subclass, generic, module = "manyhands._core")]
 pub(crate) struct Completed {
     mailbox: Arc<Mailbox>,
     originals: Mutex<Vec<Option<Py<PyAny>>>>,

@@ -5,28 +5,35 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from manyhands import _core
-from manyhands.executors.base import Executor, start_thread
+from manyhands.executors.base import Executor, _start_thread
+
+if TYPE_CHECKING:
+    from manyhands.futures import Future
 
 __all__ = ["AsyncExecutor"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _numbers = itertools.count()
 
 
 class AsyncExecutor(Executor):
     """Runs ``async def`` functions on event loops in background threads.
 
-    Any thread may submit; up to `concurrency` coroutines are in flight on each loop, the rest queue. A coroutine is
-    cancelled at its next ``await`` when its future is cancelled or its time limit passes. What is queued at the
-    interpreter's exit still runs.
+    Any thread may submit; up to `concurrency` coroutines are in flight on each loop, the rest queue. A
+    coroutine is cancelled at its next ``await`` when its future is cancelled or its time limit passes. What
+    is queued at the interpreter's exit still runs.
 
     Args:
-        loops: How many event loops; more than one helps only code that computes between its awaits without the GIL.
+        loops: How many event loops; more than one helps only code that computes between its awaits without
+            the GIL.
         concurrency: How many coroutines may be in flight on one loop.
-        initializer: Called on each loop's thread, with its loop set, before its first task; see `ThreadExecutor`.
+        initializer: Called on each loop's thread, with its loop set, before its first task; see
+            `ThreadExecutor`.
         initargs: The arguments of `initializer`.
         loop_factory: Makes each event loop; by default ``asyncio.new_event_loop``.
         name: What thread names begin with.
@@ -72,9 +79,24 @@ class AsyncExecutor(Executor):
             def run(thread_name: str) -> None:
                 _serve(hand, thread_name, loop_factory, initializer, initargs)
 
-            start_thread(hands, hand, run, f"{prefix}_{next(numbers)}")
+            _start_thread(hands, hand, run, f"{prefix}_{next(numbers)}")
 
         self._open_loops(loops, concurrency, spawn)
+
+    if TYPE_CHECKING:
+        # The same methods, in other types: what a coroutine function returns is not what its task gives.
+        def submit(  # type: ignore[override]  # noqa: D102
+            self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+        ) -> Future[T]: ...
+
+        def map(  # type: ignore[override]  # noqa: D102
+            self,
+            fn: Callable[..., Awaitable[T]],
+            *iterables: Iterable[Any],
+            timeout: float | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> Iterator[T]: ...
 
 
 def _serve(

@@ -8,18 +8,42 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from manyhands import _core
 from manyhands._core import Policy
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from manyhands.futures import Future
+
+    RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Any], object]
+
+    class AttemptOptions(TypedDict, total=False):
+        """The options that `Policy` and `mh.map` share, for type checkers."""
+
+        timeout: float | None
+        total_timeout: float | None
+        retries: int
+        retry_on: RetryOn
+        backoff: float | None
+        max_backoff: float | None
+        rate: str | float | None
+
+    class PolicyOptions(AttemptOptions, total=False):
+        """The options of `Policy`, for type checkers."""
+
+        jitter: bool
+        concurrency: int | None
+        priority: int
+
 
 __all__ = ["Executor", "Statistics", "TimesSummary"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
-Hand = _core.Thread | _core.Loop
+_Hand: TypeAlias = _core.Thread | _core.Loop
 
 
 @dataclass(frozen=True)
@@ -74,13 +98,17 @@ class Executor(_core.Executor, concurrent.futures.Executor):
     capacity: int
     """How many tasks may run at once."""
 
-    _hands: dict[threading.Thread, Hand]
+    _hands: dict[threading.Thread, _Hand]
 
-    def with_policy(self, policy: Policy | None = None, /, **options: Any) -> Self:
+    if TYPE_CHECKING:
+        # The core's own method, in the types of the layer above it.
+        def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...  # noqa: D102
+
+    def with_policy(self, policy: Policy | None = None, /, **options: Unpack[PolicyOptions]) -> Self:
         """Return a view of this executor whose tasks carry a policy.
 
-        The view shares workers, queue, statistics and `shutdown()` with this executor. A rate or a concurrency limit
-        counts for all tasks submitted through the same view.
+        The view shares workers, queue, statistics and `shutdown()` with this executor. A rate or a
+        concurrency limit counts for all tasks submitted through the same view.
 
         Args:
             policy: The terms; or give them as options.
@@ -99,7 +127,7 @@ class Executor(_core.Executor, concurrent.futures.Executor):
         view._open_view(self, Policy(**options) if policy is None else policy)
         return view
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -109,15 +137,16 @@ class Executor(_core.Executor, concurrent.futures.Executor):
     ) -> Iterator[T]:
         """Return an iterator over ``fn(*items)`` for the items of the iterables, in order.
 
-        Everything is submitted at once, as ``concurrent.futures`` does, unless `buffersize` is given. `mh.map` is
-        lazy, and has retries, limits, progress and outcomes.
+        Everything is submitted at once, as ``concurrent.futures`` does, unless `buffersize` is given.
+        `mh.map` is lazy, and has retries, limits, progress and outcomes.
 
         Args:
             fn: The function; on an `AsyncExecutor` an ``async def`` function.
             *iterables: As for the builtin ``map``; the shortest decides.
             timeout: Seconds from this call until the iterator gives up.
             chunksize: Ignored: a task here costs too little to be worth batching.
-            buffersize: How many results may be waiting to be taken; the input is read that far ahead and no further.
+            buffersize: How many results may be waiting to be taken; the input is read that far ahead and no
+                further.
 
         Raises:
             concurrent.futures.TimeoutError: From the iterator, when it gives up.
@@ -129,14 +158,14 @@ class Executor(_core.Executor, concurrent.futures.Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        return _core.map_calls(self, fn, zip(*iterables), timeout, buffersize)
+        return _core.map_calls(self, fn, zip(*iterables, strict=False), timeout, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks.
 
         Args:
-            wait: Return when all tasks are done and the workers have ended. Functions that were stopped at a limit
-                and have not returned are not waited for.
+            wait: Return when all tasks are done and the workers have ended. Functions that were stopped at a
+                limit and have not returned are not waited for.
             cancel_futures: Cancel the tasks that have not begun.
         """
         self._close(cancel_futures)
@@ -155,12 +184,12 @@ class Executor(_core.Executor, concurrent.futures.Executor):
         return {thread for thread, hand in self._hands.items() if not hand.abandoned}
 
 
-_all_hands: dict[threading.Thread, Hand] = {}
+_all_hands: dict[threading.Thread, _Hand] = {}
 """Every worker of the process: they finish their queues before the interpreter exits."""
 
 
-def start_thread(
-    hands: dict[threading.Thread, Hand], hand: Hand, run: Callable[..., object], name: str, *args: Any
+def _start_thread(
+    hands: dict[threading.Thread, _Hand], hand: _Hand, run: Callable[..., object], name: str, *args: Any
 ) -> None:
     """Run a worker in a thread, and remember it in `hands` and for the interpreter's exit."""
     thread = threading.Thread(target=run, name=name, args=(name, *args), daemon=True)
@@ -171,7 +200,7 @@ def start_thread(
         known[thread] = hand
 
 
-def _join(hands: dict[threading.Thread, Hand]) -> None:
+def _join(hands: dict[threading.Thread, _Hand]) -> None:
     """Wait for workers to end, but not for those that were given up in a task."""
     while waited_for := [(thread, hand) for thread, hand in list(hands.items()) if thread.is_alive()]:
         for thread, hand in waited_for:
@@ -186,14 +215,14 @@ def _join(hands: dict[threading.Thread, Hand]) -> None:
 
 
 def _finish_all() -> None:
-    """Let every executor finish its queue: what the interpreter's exit waits for, as in ``concurrent.futures``."""
+    """Let every executor finish its queue before the interpreter exits, as ``concurrent.futures`` does."""
     for hand in list(_all_hands.values()):
         hand.close()
     _join(_all_hands)
 
 
 try:
-    # Before the interpreter joins threads and while everything still works; plain atexit is too late for that.
+    # Before the interpreter joins threads, while everything still works; plain atexit is too late for that.
     threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
 except AttributeError:
     atexit.register(_finish_all)

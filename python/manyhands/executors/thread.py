@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from manyhands import _core
-from manyhands.executors.base import Executor, start_thread
+from manyhands.executors.base import Executor, _start_thread
 
 __all__ = ["ThreadExecutor"]
 
@@ -17,15 +17,15 @@ _numbers = itertools.count()
 class ThreadExecutor(Executor):
     """Runs functions on a pool of threads: a drop-in for ``concurrent.futures.ThreadPoolExecutor``.
 
-    Threads start when there is work for them. A task that passes its time limit fails with `TaskTimeout` at once; its
-    function is interrupted at its next bytecode, and its place is given to a fresh thread, so that a hung call never
-    costs capacity. What is queued at the interpreter's exit still runs.
+    Threads start when there is work for them. A task that passes its time limit fails with `TaskTimeout` at
+    once; its function is interrupted at its next bytecode, and its place is given to a fresh thread, so that
+    a hung call never costs capacity. What is queued at the interpreter's exit still runs.
 
     Args:
-        workers: The most threads; by default as many as processors (by affinity and container quota) plus 4, at
-            most 32.
-        initializer: Called in each thread before its first task, with `initargs`. If it raises, the executor is
-            broken: every task fails with `BrokenInitializer`.
+        workers: The most threads; by default as many as processors (by affinity and container quota) plus 4,
+            at most 32.
+        initializer: Called in each thread before its first task, with `initargs`. If it raises, the executor
+            is broken: every task fails with `BrokenInitializer`.
         initargs: The arguments of `initializer`.
         name: What thread names begin with.
 
@@ -62,6 +62,6 @@ class ThreadExecutor(Executor):
 
         # A closure without `self`: the workers must not keep the executor alive.
         def spawn(hand: _core.Thread) -> None:
-            start_thread(hands, hand, hand.run, f"{prefix}_{next(numbers)}", initializer, tuple(initargs))
+            _start_thread(hands, hand, hand.run, f"{prefix}_{next(numbers)}", initializer, tuple(initargs))
 
         self._open_threads(workers, spawn)
