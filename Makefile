@@ -43,6 +43,10 @@ format: prerequisites ## rewrite the sources in the house format
 	@$$(scripts/interpreters --default) scripts/environment $(VENV)
 	@$(VENV)/bin/ruff check --fix --quiet && $(VENV)/bin/ruff format
 
+.PHONY: bench
+bench: build ## compare with the standard library; writes docs/benchmarks.md unless ARGS="--only submit,map" or so
+	@$(VENV)/bin/python -m bench.versus $(or $(ARGS),--long --render)
+
 .PHONY: clean
 clean: ## remove everything that was built, environments included
 	@rm -rf target build demo-output .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis

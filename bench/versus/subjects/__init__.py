@@ -1,0 +1,16 @@
+"""Everything that is measured, in the order in which it is shown. One file per subject."""
+
+from . import coroutines, endless, futures, importing, limits, many, memory, sleepers, submit, trips
+
+SUBJECTS = (
+    *submit.SUBJECTS,
+    *many.SUBJECTS,
+    *trips.SUBJECTS,
+    *sleepers.SUBJECTS,
+    *memory.SUBJECTS,
+    *futures.SUBJECTS,
+    *coroutines.SUBJECTS,
+    *endless.SUBJECTS,
+    *limits.SUBJECTS,
+    *importing.SUBJECTS,
+)
