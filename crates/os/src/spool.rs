@@ -151,6 +151,9 @@ impl Spool {
         state.check()?;
         state.buffer.extend_from_slice(bytes);
         state.end += bytes.len() as u64;
+        if self.shared.habit.write_within.is_zero() {
+            return Ok(Next::Flush);
+        }
         let now = Instant::now();
         let began = *state.buffered_since.get_or_insert(now);
         let habit = self.shared.habit;
@@ -251,12 +254,13 @@ impl Shared {
         let result = (&self.file).write_all(&bytes);
         let mut state = lock(&self.state);
         state.settle(result)?;
-        let now = Instant::now();
         state.written += bytes.len() as u64;
-        state.last_flush = now;
         state.reuse(bytes);
+        if !self.habit.write_within.is_zero() {
+            state.last_flush = Instant::now();
+        }
         if state.unsynced_since.is_none() {
-            state.unsynced_since = Some(now);
+            state.unsynced_since = Some(Instant::now());
             if state.resting {
                 self.changed.notify_one();
             }

@@ -13,6 +13,21 @@ pub struct Ticket {
     /// Its place among the rows, or `None` if it is placed when it is finished.
     position: Option<u64>,
     key: Key,
+    line: u64,
+}
+
+impl Ticket {
+    /// The line of the input on which the row begins.
+    #[must_use]
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// What names the row, wherever it stands.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        self.key
+    }
 }
 
 /// What to do about a row of the input.
@@ -31,6 +46,8 @@ pub enum Claim {
 pub struct Row {
     /// Names the row to [`Ledger::revise`].
     pub key: Key,
+    /// The line of the input on which it begins.
+    pub line: u64,
     /// It failed for good.
     pub is_failed: bool,
     /// As given to [`Ledger::finish`], in this run or an earlier one.
@@ -49,6 +66,7 @@ pub struct Ledger {
     seen: Occurrences,
     order: Order<Row>,
     is_ordered: bool,
+    is_keyed: bool,
     retries_failed: bool,
 }
 
@@ -94,6 +112,7 @@ impl Ledger {
     #[must_use]
     pub fn new(journal: Option<Journal>, is_ordered: bool) -> Self {
         Self {
+            is_keyed: journal.is_some(),
             journal,
             past: HashMap::new(),
             seen: Occurrences::default(),
@@ -122,6 +141,12 @@ impl Ledger {
         Ok((ledger, recovered))
     }
 
+    /// Has rows told apart although there is no journal, for the sake of [`Ticket::key`].
+    #[must_use]
+    pub fn keyed(self) -> Self {
+        Self { is_keyed: true, ..self }
+    }
+
     /// How many rows the journal knew when it was opened.
     #[must_use]
     pub fn past_rows(&self) -> usize {
@@ -133,35 +158,34 @@ impl Ledger {
         self.journal.as_mut()
     }
 
-    /// Takes the next row of the input, which contains `content`; without a journal it does not matter what.
+    /// Takes the next row of the input, which begins on `line` and contains `content`; if rows are not told apart
+    /// it does not matter what.
     ///
     /// # Errors
     /// [`JournalError::Damaged`], [`JournalError::Io`]: a failure could not be read back.
-    pub fn claim(&mut self, content: Content) -> Result<Claim, JournalError> {
-        let Some(journal) = &mut self.journal else {
-            return Ok(Claim::Run(self.ticket(Key { content, occurrence: 0 })));
-        };
-        let key = Key { content, occurrence: self.seen.next(content) };
+    pub fn claim(&mut self, content: Content, line: u64) -> Result<Claim, JournalError> {
+        let occurrence = if self.is_keyed { self.seen.next(content) } else { 0 };
+        let key = Key { content, occurrence };
         match self.past.get(&key).copied() {
             Some(past) if !past.is_failed() => {
-                self.place(past);
+                self.place(past, line);
                 Ok(Claim::Done)
             }
             Some(past) if !self.retries_failed => {
-                let (_, _, payload) = journal.read(past.offset())?;
-                self.place(past);
-                Ok(Claim::Failed(payload))
+                let row = self.read(past.offset(), line)?;
+                self.place(past, line);
+                Ok(Claim::Failed(row.payload))
             }
-            _ => Ok(Claim::Run(self.ticket(key))),
+            _ => Ok(Claim::Run(self.ticket(key, line))),
         }
     }
 
-    fn ticket(&mut self, key: Key) -> Ticket {
-        Ticket { position: self.is_ordered.then(|| self.order.claim()), key }
+    fn ticket(&mut self, key: Key, line: u64) -> Ticket {
+        Ticket { position: self.is_ordered.then(|| self.order.claim(line)), key, line }
     }
 
-    fn place(&mut self, past: Past) {
-        let position = self.order.claim();
+    fn place(&mut self, past: Past, line: u64) {
+        let position = self.order.claim(line);
         self.order.store(position, past.offset());
     }
 
@@ -170,17 +194,17 @@ impl Ledger {
     /// # Errors
     /// As [`Journal::append`].
     pub fn finish(&mut self, ticket: Ticket, is_failed: bool, payload: Vec<u8>) -> Result<(), JournalError> {
-        let key = ticket.key;
+        let Ticket { position, key, line } = ticket;
         let kind = if is_failed { Kind::Failed } else { Kind::Done };
         let offset = match &mut self.journal {
             Some(journal) => Some(journal.append(kind, key, &payload)?),
             None => None,
         };
-        let position = ticket.position.unwrap_or_else(|| self.order.claim());
+        let position = position.unwrap_or_else(|| self.order.claim(line));
         let bytes = payload.len();
         match offset {
             Some(offset) if !self.order.may_hold(position, bytes) => self.order.store(position, offset),
-            _ => self.order.hold(position, Row { key, is_failed, payload }, bytes),
+            _ => self.order.hold(position, Row { key, line, is_failed, payload }, bytes),
         }
         Ok(())
     }
@@ -205,16 +229,16 @@ impl Ledger {
     /// As [`Journal::read`].
     pub fn next_row(&mut self) -> Result<Option<Row>, JournalError> {
         match self.order.pop(|row| row.payload.len()) {
-            None | Some(Slot::Open) => Ok(None),
-            Some(Slot::Held(row)) => Ok(Some(*row)),
-            Some(Slot::Stored(offset)) => self.read(offset).map(Some),
+            None | Some((_, Slot::Open)) => Ok(None),
+            Some((_, Slot::Held(row))) => Ok(Some(*row)),
+            Some((line, Slot::Stored(offset))) => self.read(offset, line).map(Some),
         }
     }
 
-    fn read(&mut self, offset: u64) -> Result<Row, JournalError> {
+    fn read(&mut self, offset: u64, line: u64) -> Result<Row, JournalError> {
         let journal = self.journal.as_mut().expect("only a journal stores rows");
         let (key, kind, payload) = journal.read(offset)?;
-        Ok(Row { key, is_failed: kind == Kind::Failed, payload })
+        Ok(Row { key, line, is_failed: kind == Kind::Failed, payload })
     }
 
     /// Closes the journal.

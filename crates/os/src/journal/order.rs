@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// Bytes of results kept in memory while an earlier row is still running; beyond it they are read back from
-/// the journal, so that one slow row costs sixteen bytes for each row behind it and no more.
+/// the journal, so that one slow row costs twenty-four bytes for each row behind it and no more.
 const HELD_BYTES: usize = 16 << 20;
 
 /// Where the outcome of a row is.
@@ -21,7 +21,8 @@ pub(super) enum Slot<T> {
 #[derive(Debug)]
 pub(super) struct Order<T> {
     base: u64,
-    slots: VecDeque<Slot<T>>,
+    /// With the line of the input on which each row begins.
+    slots: VecDeque<(u64, Slot<T>)>,
     held_bytes: usize,
 }
 
@@ -32,9 +33,9 @@ impl<T> Default for Order<T> {
 }
 
 impl<T> Order<T> {
-    /// Takes the place after all rows so far.
-    pub(super) fn claim(&mut self) -> u64 {
-        self.slots.push_back(Slot::Open);
+    /// Takes the place after all rows so far for the one that begins on `line`.
+    pub(super) fn claim(&mut self, line: u64) -> u64 {
+        self.slots.push_back((line, Slot::Open));
         self.base + self.slots.len() as u64 - 1
     }
 
@@ -60,22 +61,23 @@ impl<T> Order<T> {
             .checked_sub(self.base)
             .and_then(|index| self.slots.get_mut(usize::try_from(index).ok()?));
         match slot {
-            Some(slot @ Slot::Open) => *slot = outcome,
+            Some((_, slot @ Slot::Open)) => *slot = outcome,
             _ => unreachable!("a row is finished once, after it was claimed"),
         }
     }
 
-    /// The next outcome in order, unless that row is still running. `size` tells how many bytes were held.
-    pub(super) fn pop(&mut self, size: impl FnOnce(&T) -> usize) -> Option<Slot<T>> {
-        if matches!(self.slots.front()?, Slot::Open) {
+    /// The next outcome in order and its line, unless that row is still running. `size` tells how many bytes were
+    /// held.
+    pub(super) fn pop(&mut self, size: impl FnOnce(&T) -> usize) -> Option<(u64, Slot<T>)> {
+        if matches!(self.slots.front()?.1, Slot::Open) {
             return None;
         }
-        let slot = self.slots.pop_front()?;
+        let (line, slot) = self.slots.pop_front()?;
         self.base += 1;
         if let Slot::Held(outcome) = &slot {
             self.held_bytes -= size(outcome);
         }
-        Some(slot)
+        Some((line, slot))
     }
 }
 
@@ -85,10 +87,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn pop(order: &mut Order<u64>) -> Option<u64> {
-        order.pop(|_| 1).map(|slot| match slot {
-            Slot::Held(value) => *value,
-            Slot::Stored(offset) => offset,
-            Slot::Open => unreachable!(),
+        order.pop(|_| 1).map(|(line, slot)| match slot {
+            Slot::Held(value) if *value == line => line,
+            Slot::Stored(offset) if offset == line => line,
+            slot => panic!("row {line} left as {slot:?}"),
         })
     }
 
@@ -98,7 +100,7 @@ mod tests {
                                              stored in proptest::collection::vec(any::<bool>(), 60)) {
             let mut order = Order::default();
             for row in 0..60 {
-                prop_assert_eq!(order.claim(), row);
+                prop_assert_eq!(order.claim(row), row);
             }
             let mut left = Vec::new();
             for row in finish {
@@ -113,16 +115,16 @@ mod tests {
     #[test]
     fn a_slow_head_bounds_what_is_held() {
         let mut order: Order<()> = Order::default();
-        let head = order.claim();
-        let next = order.claim();
+        let head = order.claim(1);
+        let next = order.claim(2);
         order.hold(next, (), HELD_BYTES);
-        let last = order.claim();
+        let last = order.claim(3);
         assert!(!order.may_hold(last, 1));
         assert!(order.may_hold(head, 1));
     }
 
     #[test]
-    fn a_waiting_row_costs_sixteen_bytes() {
-        assert_eq!(size_of::<Slot<[u64; 9]>>(), 16);
+    fn a_waiting_row_costs_twenty_four_bytes() {
+        assert_eq!(size_of::<(u64, Slot<[u64; 9]>)>(), 24);
     }
 }

@@ -254,7 +254,7 @@ impl Run<'_> {
         };
         let mut open = Vec::new();
         for row in self.rows {
-            if let Claim::Run(ticket) = ledger.claim([*row; 16]).unwrap() {
+            if let Claim::Run(ticket) = ledger.claim([*row; 16], 7).unwrap() {
                 open.push((*row, ticket));
             }
         }
@@ -327,24 +327,27 @@ fn failed_rows_are_kept_or_run_again_as_asked() {
     let scratch = Scratch::new();
     let path = scratch.path("journal");
     let mut ledger = Ledger::new(Some(Journal::create(&path, OPENING, false).unwrap()), true);
-    let Claim::Run(ticket) = ledger.claim([1; 16]).unwrap() else { panic!("a new row is to be run") };
+    let Claim::Run(ticket) = ledger.claim([1; 16], 7).unwrap() else { panic!("a new row is to be run") };
     ledger.finish(ticket, true, b"how it failed".to_vec()).unwrap();
     ledger.close().unwrap();
 
     let (mut ledger, _) = Ledger::resume(&path, true, false).unwrap();
-    assert!(matches!(ledger.claim([1; 16]).unwrap(), Claim::Failed(payload) if payload == b"how it failed"));
-    assert!(ledger.next_row().unwrap().unwrap().is_failed);
+    assert!(
+        matches!(ledger.claim([1; 16], 7).unwrap(), Claim::Failed(payload) if payload == b"how it failed")
+    );
+    let row = ledger.next_row().unwrap().unwrap();
+    assert_eq!((row.line, row.is_failed), (7, true));
     ledger.close().unwrap();
 
     let (mut ledger, _) = Ledger::resume(&path, true, true).unwrap();
-    let Claim::Run(ticket) = ledger.claim([1; 16]).unwrap() else {
+    let Claim::Run(ticket) = ledger.claim([1; 16], 7).unwrap() else {
         panic!("a failed row is to be run again")
     };
     ledger.finish(ticket, false, b"fine".to_vec()).unwrap();
     ledger.close().unwrap();
 
     let (mut ledger, _) = Ledger::resume(&path, true, true).unwrap();
-    assert!(matches!(ledger.claim([1; 16]).unwrap(), Claim::Done));
+    assert!(matches!(ledger.claim([1; 16], 7).unwrap(), Claim::Done));
 }
 
 #[test]
@@ -353,7 +356,7 @@ fn a_revised_row_is_no_longer_done() {
     let path = scratch.path("journal");
     let mut ledger = Ledger::new(Some(Journal::create(&path, OPENING, false).unwrap()), false);
     for content in [[1; 16], [2; 16]] {
-        let Claim::Run(ticket) = ledger.claim(content).unwrap() else { panic!("a new row is to be run") };
+        let Claim::Run(ticket) = ledger.claim(content, 7).unwrap() else { panic!("a new row is to be run") };
         ledger.finish(ticket, false, b"fine".to_vec()).unwrap();
     }
     let first = ledger.next_row().unwrap().unwrap();
@@ -362,15 +365,15 @@ fn a_revised_row_is_no_longer_done() {
     ledger.revise(second.key, Some(b"not so fine")).unwrap();
     ledger.close().unwrap();
     let (mut ledger, _) = Ledger::resume(&path, true, false).unwrap();
-    assert!(matches!(ledger.claim([1; 16]).unwrap(), Claim::Run(_)));
-    assert!(matches!(ledger.claim([2; 16]).unwrap(), Claim::Failed(_)));
+    assert!(matches!(ledger.claim([1; 16], 7).unwrap(), Claim::Run(_)));
+    assert!(matches!(ledger.claim([2; 16], 7).unwrap(), Claim::Failed(_)));
 }
 
 #[test]
 fn without_order_rows_leave_as_they_finish() {
     let mut ledger = Ledger::new(None, false);
-    let Claim::Run(first) = ledger.claim([1; 16]).unwrap() else { panic!("a new row is to be run") };
-    let Claim::Run(second) = ledger.claim([2; 16]).unwrap() else { panic!("a new row is to be run") };
+    let Claim::Run(first) = ledger.claim([1; 16], 7).unwrap() else { panic!("a new row is to be run") };
+    let Claim::Run(second) = ledger.claim([2; 16], 7).unwrap() else { panic!("a new row is to be run") };
     ledger.finish(second, false, b"second".to_vec()).unwrap();
     assert_eq!(ledger.next_row().unwrap().unwrap().payload, b"second");
     assert_eq!(ledger.next_row().unwrap(), None);
@@ -385,7 +388,9 @@ fn results_behind_a_slow_row_are_read_back_from_the_journal() {
     let mut ledger = Ledger::new(Some(journal), true);
     let mut tickets = Vec::new();
     for row in 0..30_u8 {
-        let Claim::Run(ticket) = ledger.claim([row; 16]).unwrap() else { panic!("a new row is to be run") };
+        let Claim::Run(ticket) = ledger.claim([row; 16], 7).unwrap() else {
+            panic!("a new row is to be run")
+        };
         tickets.push((row, ticket));
     }
     // Thirty megabytes wait behind the first row, more than is held in memory.
