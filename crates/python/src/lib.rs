@@ -12,6 +12,7 @@ mod error;
 mod executor;
 mod future;
 mod gather;
+mod journal;
 mod latch;
 mod loop_crew;
 mod map;
@@ -41,6 +42,8 @@ mod _core {
     use crate::future::Future;
     #[pymodule_export]
     use crate::gather::{gather, race};
+    #[pymodule_export]
+    use crate::journal::{JournalError, PyLedger};
     #[pymodule_export]
     use crate::loop_crew::{Loop, Runner};
     #[pymodule_export]
