@@ -1,0 +1,1 @@
+"""manyhands in the shell: one file per command, and what the commands share."""
