@@ -37,6 +37,10 @@ test-python: prerequisites ## run the Python tests; narrow with PYTHONS="3.13" A
 lint: prerequisites ## check formats, lints, types, stubs, layers and licences
 	@scripts/lint
 
+.PHONY: bench
+bench: build ## compare with the standard library, in turns; narrow with ARGS="--only submit", see ARGS=--help
+	@$(VENV)/bin/python -m bench.versus $(ARGS)
+
 .PHONY: format
 format: prerequisites ## rewrite the sources in the house format
 	@cargo fmt --all
