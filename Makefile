@@ -38,18 +38,14 @@ lint: prerequisites ## check formats, lints, types, stubs, layers and licences
 	@scripts/lint
 
 .PHONY: bench
-bench: build ## compare with the standard library, in turns; narrow with ARGS="--only submit", see ARGS=--help
-	@$(VENV)/bin/python -m bench.versus $(ARGS)
+bench: build ## compare with the standard library; writes docs/benchmarks.md unless ARGS="--only submit,map" or so
+	@$(VENV)/bin/python -m bench.versus $(or $(ARGS),--long --render)
 
 .PHONY: format
 format: prerequisites ## rewrite the sources in the house format
 	@cargo fmt --all
 	@$$(scripts/interpreters --default) scripts/environment $(VENV)
 	@$(VENV)/bin/ruff check --fix --quiet && $(VENV)/bin/ruff format
-
-.PHONY: bench
-bench: build ## compare with the standard library; writes docs/benchmarks.md unless ARGS="--only submit,map" or so
-	@$(VENV)/bin/python -m bench.versus $(or $(ARGS),--long --render)
 
 .PHONY: clean
 clean: ## remove everything that was built, environments included
