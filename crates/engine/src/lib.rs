@@ -15,6 +15,7 @@ pub mod park;
 pub mod policy;
 pub mod prim;
 pub mod rate;
+pub mod ring;
 pub mod scheduler;
 pub mod statistics;
 pub mod task;
