@@ -1,12 +1,16 @@
 //! The kernel's side of manyhands: sleeping and waking, the time, the processors we may use, durable files.
 //!
-//! Raw system calls come through `rustix`, which makes them safe; nothing here needs `unsafe` yet.
+//! Raw system calls come through `rustix`, which makes nearly all of them safe. What is left (mapping memory) is
+//! in `sys`, the only folder here with `unsafe` in it.
 
 pub mod clock;
 pub mod journal;
 pub mod output;
 pub mod park;
 pub mod processors;
+pub mod ring;
 #[cfg(test)]
 mod scratch;
+pub mod segment;
 pub mod spool;
+mod sys;

@@ -1,0 +1,175 @@
+//! Memory that processes share, passed on as a file descriptor.
+//!
+//! A segment is a file without a name: it is gone with its last descriptor and mapping, however the processes
+//! that had them die. All of its memory is reserved when it is made, so that a lack of it is an error there and
+//! not a SIGBUS in the middle of a write; and it is sealed, so that nobody who has the descriptor can take the
+//! memory away again.
+//!
+//! What is *in* a segment may be written at any time by anybody who has it: read it as words, copy it out, and
+//! check the copy.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::io::Errno;
+
+use crate::sys::{Mapping, SEALS};
+
+/// How much is reserved by one call: a signal makes a call give back all it has reserved, so that a large one
+/// would never end under a profiler's timer.
+const STEP: u64 = 4 << 20;
+
+/// A piece of shared memory, mapped in this process; see the module.
+#[derive(Debug)]
+pub struct Segment {
+    mapping: Mapping,
+    fd: OwnedFd,
+}
+
+impl Segment {
+    /// Makes a segment of `len` bytes, all zero.
+    ///
+    /// # Errors
+    /// `StorageFull`, `OutOfMemory` or `FileTooLarge` if the machine or a limit does not allow for so much
+    /// memory; `InvalidInput` if `len` is 0.
+    pub fn create(len: usize) -> io::Result<Self> {
+        if len == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "could not make a segment: found 0 bytes, expected at least 1",
+            ));
+        }
+        let fd = memfd_create("manyhands", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        reserve(fd.as_fd(), len as u64).map_err(|error| {
+            io::Error::new(error.kind(), format!("could not reserve {len} bytes of shared memory: {error}"))
+        })?;
+        fcntl_add_seals(&fd, SEALS)?;
+        Ok(Self { mapping: Mapping::of_sealed(fd.as_fd())?, fd })
+    }
+
+    /// Maps a segment that somebody else made.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is not sealed against a change of its size, empty, or not reserved in full.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { mapping: Mapping::of_sealed(fd.as_fd())?, fd })
+    }
+
+    /// What to send to the process that shall share it.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a segment is never empty")]
+    pub const fn len(&self) -> usize {
+        self.mapping.len()
+    }
+
+    /// The memory as words, which may change at any time.
+    #[must_use]
+    pub const fn words(&self) -> &[AtomicU64] {
+        self.mapping.words()
+    }
+
+    /// Where the memory begins, for those who lend it out as bytes and answer for it. Valid as long as `self`.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.mapping.as_ptr()
+    }
+}
+
+/// Gives the file its size and every page of it its memory.
+fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    ftruncate(fd, len)?;
+    let mut done = 0;
+    while done < len {
+        let step = STEP.min(len - done);
+        match fallocate(fd, FallocateFlags::empty(), done, step) {
+            Ok(()) => done += step,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::ErrorKind;
+    use std::os::fd::AsRawFd;
+    use std::sync::atomic::Ordering;
+
+    use rustix::fs::SealFlags;
+
+    use super::*;
+
+    fn memfd(len: u64, seals: SealFlags) -> OwnedFd {
+        let fd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&fd, len).unwrap();
+        fcntl_add_seals(&fd, seals).unwrap();
+        fd
+    }
+
+    #[test]
+    fn what_one_mapping_writes_the_other_reads() {
+        let mine = Segment::create(10_000).unwrap();
+        let theirs = Segment::from_fd(mine.fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!((mine.len(), theirs.len(), theirs.words().len()), (10_000, 10_000, 1_250));
+        assert!(mine.words().iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        mine.words()[1_249].store(42, Ordering::Relaxed);
+        assert_eq!(theirs.words()[1_249].load(Ordering::Relaxed), 42);
+        assert_ne!(mine.as_ptr(), theirs.as_ptr());
+    }
+
+    #[test]
+    fn nobody_can_take_the_memory_away() {
+        let segment = Segment::create(4096).unwrap();
+        assert!(ftruncate(segment.fd(), 0).is_err());
+        assert!(ftruncate(segment.fd(), 8192).is_err());
+        assert!(fcntl_add_seals(segment.fd(), SealFlags::FUTURE_WRITE).is_err());
+    }
+
+    #[test]
+    fn a_descriptor_that_could_harm_us_is_refused() {
+        let sealed = SEALS;
+        let unreserved = memfd(1 << 40, sealed);
+        let growing = memfd(4096, SealFlags::SHRINK | SealFlags::SEAL);
+        let cases = [memfd(4096, SealFlags::empty()), growing, memfd(0, sealed), unreserved];
+        for fd in cases
+            .into_iter()
+            .chain([File::open("/dev/zero").unwrap().into(), File::open("/proc").unwrap().into()])
+        {
+            let found = Segment::from_fd(fd).unwrap_err();
+            assert_eq!(found.kind(), ErrorKind::InvalidData, "{found}");
+        }
+    }
+
+    #[test]
+    fn it_leaves_nothing_behind() {
+        let segment = Segment::create(1 << 20).unwrap();
+        let (fd, start) = (segment.fd().as_raw_fd(), segment.as_ptr());
+        drop(segment);
+        assert!(
+            !std::path::Path::new(&format!("/proc/self/fd/{fd}")).exists()
+                || std::fs::read_link(format!("/proc/self/fd/{fd}"))
+                    .is_ok_and(|name| !name.to_string_lossy().contains("manyhands"))
+        );
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(
+            !maps
+                .lines()
+                .any(|line| line.starts_with(&format!("{:x}-", start.addr())) && line.contains("manyhands"))
+        );
+    }
+
+    #[test]
+    fn an_empty_one_is_refused() {
+        assert_eq!(Segment::create(0).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,89 @@
+//! A file of shared memory as atomics in this process.
+
+#![expect(unsafe_code, reason = "mapping memory, and speaking of it as words, is beyond the type system")]
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicU64;
+
+use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// The seals without which somebody else could take the memory away under the mapping.
+pub(crate) const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// A whole file, mapped shared and writable, unmapped on drop. The file is sealed, so no access can fail.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<AtomicU64>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread; it is unmapped once, by the drop of its one owner.
+// Breaks if: a thread-local resource joins the fields. Exercised by: ring::tests, two threads on one segment.
+unsafe impl Send for Mapping {}
+// SAFETY: shared access is through atomics alone, or through a raw pointer whose user answers for it.
+// Breaks if: a method lends the memory as plain bytes. Exercised by: ring::tests, two threads on one segment.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the file behind `fd`, if it is sealed against any change of its size and has all of its memory.
+    pub(crate) fn of_sealed(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let len = sealed_len(fd)?;
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: at a null address the kernel chooses a range that nothing else uses.
+        // Breaks if: the address or MAP_FIXED is given. Exercised by: segment::tests.
+        let start = unsafe { mmap(ptr::null_mut(), len, prot, flags, fd, 0) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, len })
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) const fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr().cast()
+    }
+
+    /// The memory as words; bytes that fill none at the end are left out.
+    pub(crate) const fn words(&self) -> &[AtomicU64] {
+        let count = self.len / size_of::<AtomicU64>();
+        // SAFETY: the range is mapped as long as `self` lives, and backed, because the file is sealed; a mapping
+        // begins at a page, so it is aligned; any bits are a u64. Others change it meanwhile, which atomics allow.
+        // Breaks if: `of_sealed` stops asking for SEALS. Exercised by: segment::tests, ring::tests.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), count) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that `mmap` gave, which nobody can still borrow.
+        // Breaks if: the fields become visible outside this file. Exercised by: segment::tests.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+/// The size of a file that will keep it.
+fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    // Files that know no seals answer with an error.
+    let seals = fcntl_get_seals(fd).unwrap_or(SealFlags::empty());
+    if !seals.contains(SEALS) {
+        return Err(invalid(format!("found {seals:?}, expected {SEALS:?}")));
+    }
+    let stat = fstat(fd)?;
+    let len = usize::try_from(stat.st_size).ok().filter(|len| (1..=isize::MAX.unsigned_abs()).contains(len));
+    let len = len.ok_or_else(|| invalid(format!("found {} bytes, expected at least 1", stat.st_size)))?;
+    // Blocks of stat have 512 bytes, whatever the file system's have.
+    let reserved = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+    if reserved < len as u64 {
+        return Err(invalid(format!("found {reserved} bytes reserved, expected {len}")));
+    }
+    Ok(len)
+}
+
+fn invalid(found: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("could not map a segment: {found}"))
+}
