@@ -47,6 +47,11 @@ format: prerequisites ## rewrite the sources in the house format
 	@$$(scripts/interpreters --default) scripts/environment $(VENV)
 	@$(VENV)/bin/ruff check --fix --quiet && $(VENV)/bin/ruff format
 
+.PHONY: docs
+docs: build ## write the reference from the docstrings, then run every example of the docs and follow every link
+	@$(VENV)/bin/python scripts/reference
+	@$(VENV)/bin/python -m pytest -q tests/docs
+
 .PHONY: clean
 clean: ## remove everything that was built, environments included
 	@rm -rf target build demo-output .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -71,6 +71,15 @@ class TaskTimeout(ManyhandsError, _Timeout):
         task: The name of the function that ran.
         limit: The limit that was passed, in seconds.
         attempts: How often it was tried.
+
+    Example:
+        >>> import time, manyhands as mh
+        >>> with mh.ThreadExecutor() as pool:
+        ...     try:
+        ...         pool.with_policy(timeout=0.05).submit(time.sleep, 0.2).result()
+        ...     except TimeoutError as error:
+        ...         print(error)
+        `sleep` ran longer than its limit of 0.05 s and was stopped
     """
 
     task: str

@@ -31,7 +31,8 @@ class Future(_core.Future[T], concurrent.futures.Future[T]):
     Thread safety: every method may be called from any thread.
 
     Example:
-        >>> future = Future()
+        >>> import manyhands as mh
+        >>> future = mh.Future()
         >>> future.set_result(42)
         >>> future.result()
         42
@@ -108,6 +109,13 @@ def wait(
     Raises:
         ValueError: `return_when` is none of the three.
         TypeError: One of them is not such a future.
+
+    Example:
+        >>> import manyhands as mh
+        >>> with mh.ThreadExecutor() as pool:
+        ...     done, not_done = mh.wait([pool.submit(pow, 2, n) for n in range(3)], timeout=10)
+        >>> sorted(future.result() for future in done), not_done
+        ([1, 2, 4], set())
     """
     unique = list(dict.fromkeys(futures))
     positions = _core.wait_for(unique, timeout, return_when)
@@ -142,5 +150,12 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> _Complet
     Raises:
         concurrent.futures.TimeoutError: From the iterator, when it gives up; says how many are unfinished.
         TypeError: One of them is not such a future.
+
+    Example:
+        >>> import time, manyhands as mh
+        >>> with mh.ThreadExecutor(2) as pool:
+        ...     naps = {pool.submit(time.sleep, seconds): seconds for seconds in (0.2, 0.01)}
+        ...     [naps[future] for future in mh.as_completed(naps)]
+        [0.01, 0.2]
     """
     return _Completed(list(dict.fromkeys(futures)), timeout)

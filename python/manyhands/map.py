@@ -51,6 +51,14 @@ class MapSummary:
         failures: How many items failed, by the name of the exception.
         costliest: The ten items that ran longest, the longest first.
         seconds: From the first look at the input to the end, or to now.
+
+    Example:
+        >>> import manyhands as mh
+        >>> values = mh.map(int, ["1", "x", "3"], on_error="skip")
+        >>> list(values)
+        [1, 3]
+        >>> values.summary().failures
+        {'ValueError': 1}
     """
 
     total: int
@@ -71,6 +79,12 @@ class MapIterator(_core.Mapped[T]):
     that at once.
 
     Thread safety: one thread at a time; a second one gets a ValueError.
+
+    Example:
+        >>> import itertools, manyhands as mh
+        >>> with mh.map(abs, itertools.count(-2)) as values:
+        ...     list(itertools.islice(values, 4))
+        [2, 1, 0, 1]
     """
 
     def __enter__(self) -> MapIterator[T]:

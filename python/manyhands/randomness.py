@@ -16,6 +16,13 @@ def item_seed() -> int:
 
     Raises:
         LookupError: The caller does not run in a map with `seed`.
+
+    Example:
+        >>> import manyhands as mh
+        >>> def seed_of(_):
+        ...     return mh.item_seed()
+        >>> list(mh.map(seed_of, "ab", seed=7)) == list(mh.map(seed_of, "ab", seed=7, workers=1))
+        True
     """
     try:
         return _seed.get()

@@ -210,6 +210,15 @@ fn exception_group(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
 ///     futures: Futures of ours or of `concurrent.futures`.
 ///     return_exceptions: Put exceptions into the list instead of failing.
 ///     timeout: Seconds until the whole fails with `TaskTimeout` and its members are cancelled.
+///
+/// Raises:
+///     TypeError: One of them is not such a future.
+///
+/// Example:
+///     >>> import manyhands as mh
+///     >>> with mh.ThreadExecutor() as pool:
+///     ...     mh.gather(pool.submit(pow, 2, 3), pool.submit(pow, 3, 2)).result()
+///     [8, 9]
 #[pyfunction]
 #[pyo3(signature = (*futures, return_exceptions = false, timeout = None))]
 pub(crate) fn gather<'py>(
@@ -223,7 +232,8 @@ pub(crate) fn gather<'py>(
 
 /// Return a future of the first value: the first success wins and the other members are cancelled.
 ///
-/// If all fail, it fails with an `ExceptionGroup` of their exceptions.
+/// If all fail, it fails with an `ExceptionGroup` of their exceptions. A function that runs on a thread already is
+/// not interrupted, as by `Future.cancel`: it goes on, and its outcome is dropped.
 ///
 /// Args:
 ///     futures: Futures of ours or of `concurrent.futures`; at least one.
@@ -231,6 +241,13 @@ pub(crate) fn gather<'py>(
 ///
 /// Raises:
 ///     ValueError: There are no futures.
+///     TypeError: One of them is not such a future.
+///
+/// Example:
+///     >>> import time, manyhands as mh
+///     >>> with mh.ThreadExecutor(2) as pool:
+///     ...     mh.race(pool.submit(max, 1, 2), pool.submit(time.sleep, 0.2)).result()
+///     2
 #[pyfunction]
 #[pyo3(signature = (*futures, timeout = None))]
 pub(crate) fn race<'py>(

@@ -30,6 +30,13 @@ use crate::enter::seconds;
 ///
 /// Raises:
 ///     ValueError: A number is out of its range, or the rate cannot be read.
+///
+/// Example:
+///     >>> import manyhands as mh
+///     >>> careful = mh.Policy(timeout=10, retries=3, rate="100/s")
+///     >>> with mh.ThreadExecutor(4) as pool:
+///     ...     pool.with_policy(careful).submit(pow, 2, 5).result()
+///     32
 #[pyclass(frozen, module = "manyhands", name = "Policy")]
 pub(crate) struct Policy {
     pub(crate) rules: Rules,

@@ -43,11 +43,11 @@ class AsyncExecutor(Executor):
         TypeError: `initializer` is not callable.
 
     Example:
-        >>> import asyncio
+        >>> import asyncio, manyhands as mh
         >>> async def double(x):
         ...     await asyncio.sleep(0.01)
         ...     return 2 * x
-        >>> with AsyncExecutor() as pool:
+        >>> with mh.AsyncExecutor() as pool:
         ...     pool.submit(double, 21).result()
         42
     """

@@ -90,7 +90,21 @@ class Statistics:
 
 
 class Executor(_core.Executor, concurrent.futures.Executor):
-    """The common face of the executors; make a `ThreadExecutor` or an `AsyncExecutor`."""
+    """The common face of the executors; make a `ThreadExecutor` or an `AsyncExecutor`.
+
+    A ``concurrent.futures.Executor``, so it works wherever one is asked for. Leaving its ``with`` block waits
+    for every task. One that is forgotten without `shutdown()` finishes its queue and ends its workers.
+
+    Thread safety: every method may be called from any thread.
+
+    Example:
+        >>> import manyhands as mh
+        >>> def total(pool: mh.Executor) -> int:
+        ...     return sum(pool.map(abs, [-1, 2, -3]))
+        >>> with mh.ThreadExecutor(2) as pool:
+        ...     total(pool)
+        6
+    """
 
     model: ClassVar[str]
     """The name of the model by which `mh.map` and the command line choose it."""
@@ -115,7 +129,8 @@ class Executor(_core.Executor, concurrent.futures.Executor):
             **options: What `Policy` takes: timeout, retries, rate, priority, …
 
         Example:
-            >>> with ThreadExecutor(2) as pool:
+            >>> import manyhands as mh
+            >>> with mh.ThreadExecutor(2) as pool:
             ...     patient = pool.with_policy(retries=3, timeout=10)
             ...     patient.submit(pow, 2, 5).result()
             32
@@ -173,7 +188,15 @@ class Executor(_core.Executor, concurrent.futures.Executor):
             _join(self._hands)
 
     def statistics(self) -> Statistics:
-        """Return the figures of the executor and all its views, since it was made."""
+        """Return the figures of the executor and all its views, since it was made.
+
+        Example:
+            >>> import manyhands as mh
+            >>> with mh.ThreadExecutor(2) as pool:
+            ...     doubled = list(pool.map(abs, range(5)))
+            >>> pool.statistics().succeeded
+            5
+        """
         figures = self._statistics()
         return Statistics(
             **{**figures, "wait": TimesSummary(*figures["wait"]), "run": TimesSummary(*figures["run"])}

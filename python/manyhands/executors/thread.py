@@ -34,7 +34,8 @@ class ThreadExecutor(Executor):
         TypeError: `initializer` is not callable.
 
     Example:
-        >>> with ThreadExecutor(4) as pool:
+        >>> import manyhands as mh
+        >>> with mh.ThreadExecutor(4) as pool:
         ...     pool.submit(pow, 2, 10).result()
         1024
     """
