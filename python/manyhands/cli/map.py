@@ -81,7 +81,7 @@ Exit codes: 0 every row is done; 1 rows failed, or the run stopped early;
 )
 @click.pass_context
 def map_command(context: click.Context, /, **options: Any) -> None:
-    r"""Run a Python function over the rows of INPUT and write its results to OUTPUT.
+    """Run a Python function over the rows of INPUT and write its results to OUTPUT.
 
     A row of JSON Lines or CSV is passed as a dict, a plain line as a str. What is done is kept in
     OUTPUT.journal: after a crash, a power cut or Ctrl-C the same command with --resume runs only the rest.
@@ -89,7 +89,7 @@ def map_command(context: click.Context, /, **options: Any) -> None:
     \b
     manyhands map cleaning.py:clean people.csv -o clean.jsonl
     manyhands map api:look_up words.txt -o - --workers 64 --timeout 10s --retries 3
-    """
+    """  # noqa: D301 - click needs the character, not the two
     _refuse_contradictions(options)
     if options["output"] == "-":
         keep_stdout_for_results()
