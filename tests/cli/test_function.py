@@ -1,6 +1,7 @@
 """Finding the user's function, and noticing that it has changed."""
 
 import functools
+import os
 
 import pytest
 
@@ -216,3 +217,11 @@ def test_loading_gives_the_function_itself(tmp_path, monkeypatch):
     target = load("loaded_once.py:fn")
     assert target.function("x") == "x"
     assert (target.name, target.is_async) == ("loaded_once.py:fn", False)
+
+
+def test_a_file_saved_a_moment_ago_is_not_taken_from_the_cache(shell):
+    path = shell.path("fn.py")
+    for version in range(3):
+        shell.write("fn.py", f"def fn(row):\n    return {version}\n")
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        assert mapped(shell, "fn.py:fn") == f"{version}\n"

@@ -11,7 +11,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use manyhands_os::journal::{Claim, Content, Journal, JournalError as Trouble, Key, Ledger, Ticket};
+use manyhands_os::journal::{
+    Claim, Content, Journal, JournalError as Trouble, Key, Ledger, MAX_PAYLOAD, Ticket,
+};
 use manyhands_os::output::Output;
 use manyhands_os::spool::Next;
 use pyo3::create_exception;
@@ -199,11 +201,14 @@ impl PyLedger {
 
     /// Closes the books on the `number`th row that was to be run: it returned `value`.
     ///
-    /// Raises `TypeError` or `ValueError`, and leaves the row open, if JSON cannot express `value`.
+    /// Raises `TypeError` or `ValueError`, and leaves the row open, if JSON cannot express `value` or it is huge.
     fn settle(&self, py: Python<'_>, number: u64, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let mut line = Vec::with_capacity(128);
         json::write(&mut line, "result", value, Style::Result)?;
         line.push(b'\n');
+        if line.len() > MAX_PAYLOAD {
+            return Err(into_error(Trouble::TooLarge(line.len())));
+        }
         self.finish(py, number, false, line)
     }
 

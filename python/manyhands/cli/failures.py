@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from manyhands.cli.problem import system_problem
 from manyhands.cli.report import message, user_traceback
 from manyhands.cli.rows import Row
+
+
+# A row beyond this is not kept with its failure; the input has it anyway.
+_LONGEST_DETAILS = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,10 @@ class Failure:
     def payload(self) -> bytes:
         """What the journal keeps: first the line that may stand in the output, then the details."""
         recorded = json.dumps({"error": self.error}, ensure_ascii=False, separators=(",", ":"))
-        return f"{recorded}\n{self.details()}".encode(errors="backslashreplace")
+        details = self.details()
+        if len(details) > _LONGEST_DETAILS:
+            details = replace(self, input=None).details()
+        return f"{recorded}\n{details}".encode(errors="backslashreplace")
 
 
 def open_failures(path: str) -> IO[str]:

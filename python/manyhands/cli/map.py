@@ -49,7 +49,7 @@ Exit codes: 0 every row is done; 1 rows failed, or the run stopped early;
     "--backoff",
     type=duration,
     metavar="TIME",
-    help="Before the first further attempt; doubled for each one after.",
+    help="Longest wait before a further attempt; doubled each time, randomised.",
 )
 @click.option("--rate", type=rate, metavar="RATE", help="Most calls in a time, like 100/s or 600/m.")
 @click.option("--seed", type=int, help="Give each row its own reproducible random stream.")

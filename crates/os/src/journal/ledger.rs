@@ -70,26 +70,36 @@ pub struct Ledger {
     retries_failed: bool,
 }
 
-/// What earlier runs left of a row: the offset of the last record about it, and in the lowest bit whether it
-/// failed. A million rows make this table worth packing.
+/// What earlier runs left of a row: the offset of the last record about it, whether it failed, and whether this
+/// run has come upon it. A million rows make this table worth packing.
 #[derive(Clone, Copy, Debug)]
 struct Past(u64);
 
 impl Past {
+    const FAILED: u64 = 1;
+    const CLAIMED: u64 = 2;
+
     fn new(offset: u64, is_failed: bool) -> Self {
-        Self(offset << 1 | u64::from(is_failed))
+        Self(offset << 2 | if is_failed { Self::FAILED } else { 0 })
     }
 
     fn offset(self) -> u64 {
-        self.0 >> 1
+        self.0 >> 2
     }
 
     fn is_failed(self) -> bool {
-        self.0 & 1 == 1
+        self.0 & Self::FAILED != 0
+    }
+
+    /// Whether this is the first time.
+    fn claim(&mut self) -> bool {
+        let is_first = self.0 & Self::CLAIMED == 0;
+        self.0 |= Self::CLAIMED;
+        is_first
     }
 }
 
-/// Counts rows with the same content. Most rows are alone, and cost sixteen bytes.
+/// Counts rows with the same content that no earlier run knew. Most are alone, and cost sixteen bytes.
 #[derive(Debug, Default)]
 struct Occurrences {
     once: HashSet<Content>,
@@ -98,9 +108,11 @@ struct Occurrences {
 
 impl Occurrences {
     fn next(&mut self, content: Content) -> u32 {
-        if self.once.insert(content) {
-            return 0;
-        }
+        if self.once.insert(content) { 0 } else { self.again(content) }
+    }
+
+    /// The next of rows of which the first is known elsewhere.
+    fn again(&mut self, content: Content) -> u32 {
         let count = self.more.entry(content).or_insert(0);
         *count += 1;
         *count
@@ -164,8 +176,7 @@ impl Ledger {
     /// # Errors
     /// [`JournalError::Damaged`], [`JournalError::Io`]: a failure could not be read back.
     pub fn claim(&mut self, content: Content, line: u64) -> Result<Claim, JournalError> {
-        let occurrence = if self.is_keyed { self.seen.next(content) } else { 0 };
-        let key = Key { content, occurrence };
+        let key = Key { content, occurrence: if self.is_keyed { self.occurrence(content) } else { 0 } };
         match self.past.get(&key).copied() {
             Some(past) if !past.is_failed() => {
                 self.place(past, line);
@@ -177,6 +188,16 @@ impl Ledger {
                 Ok(Claim::Failed(row.payload))
             }
             _ => Ok(Claim::Run(self.ticket(key, line))),
+        }
+    }
+
+    /// How many rows with `content` came before this one.
+    fn occurrence(&mut self, content: Content) -> u32 {
+        let known = self.past.get_mut(&Key { content, occurrence: 0 });
+        match known.map(Past::claim) {
+            Some(true) => 0,
+            Some(false) => self.seen.again(content),
+            None => self.seen.next(content),
         }
     }
 
