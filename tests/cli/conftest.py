@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 PROGRAM = [sys.executable, "-m", "manyhands.cli"]
+# As a user has it, whatever the test run has set.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,12 @@ class Shell:
     def run(self, *arguments: str, stdin: str | bytes | None = None) -> Ended:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         ended = subprocess.run(
-            [*PROGRAM, *arguments], cwd=self.folder, input=data or b"", capture_output=True, timeout=50
+            [*PROGRAM, *arguments],
+            cwd=self.folder,
+            env=ENVIRONMENT,
+            input=data or b"",
+            capture_output=True,
+            timeout=50,
         )
         return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
@@ -63,6 +71,7 @@ class Shell:
         process = subprocess.Popen(
             [*PROGRAM, "map", *arguments],
             cwd=self.folder,
+            env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

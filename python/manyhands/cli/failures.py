@@ -11,7 +11,6 @@ from manyhands.cli.problem import system_problem
 from manyhands.cli.report import message, user_traceback
 from manyhands.cli.rows import Row
 
-
 # A row beyond this is not kept with its failure; the input has it anyway.
 _LONGEST_DETAILS = 16 << 20
 

@@ -134,14 +134,18 @@ def _import_file(path: Path) -> ModuleType:
         raise Problem(f"could not import `{path}`: found no such file", hint)
     # The name a user would import it by, so that pickling and dataclasses find the module again.
     name = path.stem if path.stem not in sys.modules else f"_manyhands_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise Problem(
-            f"could not import `{path}`: found a file that Python cannot import, expected a .py file"
-        )
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = _FreshLoader(name, str(path.resolve()))
+    module = sys.modules[name] = importlib.util.module_from_spec(ModuleSpec(name, loader, origin=loader.path))
+    module.__file__ = loader.path
+    loader.exec_module(module)
     return module
+
+
+class _FreshLoader(SourceFileLoader):
+    """Compiles the source every time: the bytecode cache tells versions apart by the second only."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def _attribute(module: ModuleType, place: str, path: str) -> Any:
