@@ -4,9 +4,12 @@
 //! in `sys`, the only folder here with `unsafe` in it.
 
 pub mod clock;
+pub mod event;
 pub mod journal;
 pub mod output;
 pub mod park;
+pub mod poll;
+pub mod process;
 pub mod processors;
 pub mod ring;
 #[cfg(test)]
