@@ -80,13 +80,13 @@ pub(crate) const fn standard_name(state: State) -> &'static str {
     }
 }
 
-/// Logs an exception that has nobody to be raised to, where `concurrent.futures` would log it.
-pub(crate) fn log_exception(py: Python<'_>, message: &str, error: &PyErr) {
+/// Logs an exception that has nobody to be raised to, where and as `concurrent.futures` would log it.
+pub(crate) fn log_exception(py: Python<'_>, level: &str, message: &str, error: &PyErr) {
     let logged = py.import("logging").and_then(|logging| {
         let logger = logging.call_method1("getLogger", ("concurrent.futures",))?;
         let keywords = pyo3::types::PyDict::new(py);
         keywords.set_item("exc_info", error.value(py))?;
-        logger.call_method("error", (message,), Some(&keywords))
+        logger.call_method(level, (message,), Some(&keywords))
     });
     if let Err(failure) = logged {
         failure.write_unraisable(py, None);

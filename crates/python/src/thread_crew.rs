@@ -314,7 +314,7 @@ impl Thread {
     fn initialize(&self, initializer: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> bool {
         let py = initializer.py();
         let Err(error) = native::call(initializer, args, None) else { return true };
-        error::log_exception(py, "Exception in initializer:", &error);
+        error::log_exception(py, "critical", "Exception in initializer:", &error);
         self.pool.break_down(py);
         false
     }

@@ -88,7 +88,8 @@ impl Waiter {
 pub(crate) fn call_back(callback: &Bound<'_, PyAny>, future: &Bound<'_, Future>) {
     if let Err(error) = callback.call1((future,)) {
         let shown = future.repr().map(|text| text.to_string()).unwrap_or_default();
-        crate::error::log_exception(future.py(), &format!("exception calling callback for {shown}"), &error);
+        let message = format!("exception calling callback for {shown}");
+        crate::error::log_exception(future.py(), "error", &message, &error);
     }
 }
 
