@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from manyhands import _core
-from manyhands.executors.base import Executor, _start_thread
+from manyhands.executors.base import Executor, _Hands, _start_thread
 
 if TYPE_CHECKING:
     from manyhands.futures import Future
@@ -71,7 +72,8 @@ class AsyncExecutor(Executor):
             raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
         self.capacity = loops * concurrency
         prefix = name or f"AsyncExecutor-{next(_numbers)}"
-        hands = self._hands = {}
+        self._hands = _Hands()
+        hands = weakref.ref(self._hands)
         numbers = itertools.count()
 
         # A closure without `self`: the workers must not keep the executor alive.

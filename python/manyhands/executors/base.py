@@ -6,6 +6,7 @@ import atexit
 import concurrent.futures
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeAlias, TypedDict, TypeVar
@@ -112,7 +113,7 @@ class Executor(_core.Executor, concurrent.futures.Executor):
     capacity: int
     """How many tasks may run at once."""
 
-    _hands: dict[threading.Thread, _Hand]
+    _hands: _Hands
 
     if TYPE_CHECKING:
         # The core's own method, in the types of the layer above it.
@@ -207,17 +208,40 @@ class Executor(_core.Executor, concurrent.futures.Executor):
         return {thread for thread, hand in self._hands.items() if not hand.abandoned}
 
 
+class _Hands(dict[threading.Thread, _Hand]):
+    """The workers of one executor.
+
+    They belong to the executor's Python object. What starts them, and lives as long as the pool, knows them
+    only weakly: workers know their pool, and a circle of the three would never be freed.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
 _all_hands: dict[threading.Thread, _Hand] = {}
-"""Every worker of the process: they finish their queues before the interpreter exits."""
+"""Every worker of the process that has not ended: they finish their queues before the interpreter exits."""
 
 
 def _start_thread(
-    hands: dict[threading.Thread, _Hand], hand: _Hand, run: Callable[..., object], name: str, *args: Any
+    hands: weakref.ref[_Hands], hand: _Hand, run: Callable[..., object], name: str, *args: Any
 ) -> None:
-    """Run a worker in a thread, and remember it in `hands` and for the interpreter's exit."""
-    thread = threading.Thread(target=run, name=name, args=(name, *args), daemon=True)
-    thread.start()
-    for known in (hands, _all_hands):
+    """Run a worker in a thread; remember it in `hands` and, while it lives, for the interpreter's exit."""
+
+    def live() -> None:
+        try:
+            run(name, *args)
+        finally:
+            _all_hands.pop(thread, None)
+
+    thread = threading.Thread(target=live, name=name, daemon=True)
+    _all_hands[thread] = hand
+    try:
+        thread.start()
+    except BaseException:
+        del _all_hands[thread]
+        raise
+    known = hands()
+    if known is not None:
         for ended in [other for other in list(known) if not other.is_alive()]:
             known.pop(ended, None)
         known[thread] = hand

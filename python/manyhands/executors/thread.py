@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from manyhands import _core
-from manyhands.executors.base import Executor, _start_thread
+from manyhands.executors.base import Executor, _Hands, _start_thread
 
 __all__ = ["ThreadExecutor"]
 
@@ -58,7 +59,8 @@ class ThreadExecutor(Executor):
             raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
         self.capacity = workers
         prefix = name or f"ThreadExecutor-{next(_numbers)}"
-        hands = self._hands = {}
+        self._hands = _Hands()
+        hands = weakref.ref(self._hands)
         numbers = itertools.count()
 
         # A closure without `self`: the workers must not keep the executor alive.
