@@ -254,6 +254,12 @@ impl Future {
         }
     }
 
+    /// Cancels a task that has not begun, or whose model can stop it at no cost.
+    pub(crate) fn cancel_gently(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let insist = slf.get().pool().is_some_and(|pool| pool.cancels_running());
+        Self::try_cancel(slf, insist)
+    }
+
     /// Cancels a task, running or not, and tells everybody.
     pub(crate) fn cancel_now(slf: &Bound<'_, Self>) {
         let told = Self::try_cancel(slf, true).and_then(|_| Self::start(slf).map(drop));
@@ -303,7 +309,7 @@ impl Future {
             return;
         }
         if let Some(Outcome::Error(error)) = outcome {
-            Python::try_attach(|py| crate::unobserved::warn(py, error.bind(py), self.detail()));
+            Python::try_attach(|py| crate::unobserved::warn(py, error.bind(py)));
         }
     }
 }
@@ -369,8 +375,7 @@ impl Future {
     ///     Whether the task is cancelled.
     #[pyo3(signature = (*, force = false))]
     fn cancel(slf: &Bound<'_, Self>, force: bool) -> PyResult<bool> {
-        let insist = force || slf.get().pool().is_some_and(|pool| pool.cancels_running());
-        Self::try_cancel(slf, insist)
+        if force { Self::try_cancel(slf, true) } else { Self::cancel_gently(slf) }
     }
 
     /// Whether the task was cancelled.

@@ -53,12 +53,15 @@ mod _core {
     #[pymodule_export]
     use crate::policy::Policy;
     #[pymodule_export]
+    use crate::pool::refuse_new_tasks;
+    #[pymodule_export]
     use crate::thread_crew::Thread;
     #[pymodule_export]
     use crate::wait::{Completed, wait_for};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::unobserved::prepare(module.py())?;
         super::register_fork_handler(module.py())
     }
 

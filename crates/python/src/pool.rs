@@ -7,7 +7,7 @@
 //! The lock is never held across a Python call. Dropping a `Py` may be one, so tasks leave the lock before they are
 //! dropped.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use manyhands_engine::clock::Tick;
@@ -24,6 +24,15 @@ use crate::future::{Future, Outcome};
 use crate::loop_crew::{Loop, LoopCrew, LoopHand};
 use crate::thread_crew::{Thread, ThreadCrew, ThreadHand};
 use crate::waiter::Wakes;
+
+/// Whether the interpreter is about to exit: what was submitted is still run, nothing more is taken.
+static EXITING: AtomicBool = AtomicBool::new(false);
+
+/// Has every executor, also those that nobody has used yet, take no more tasks. Called when the interpreter exits.
+#[pyfunction]
+pub(crate) fn refuse_new_tasks() {
+    EXITING.store(true, Ordering::Relaxed);
+}
 
 /// How many times this process was forked from the one that loaded the module.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -167,6 +176,9 @@ impl Pool {
     ) -> PyResult<Bound<'py, Future>> {
         if self.born != fork_generation() {
             return Err(forked(py));
+        }
+        if EXITING.load(Ordering::Relaxed) {
+            return Err(exiting(py));
         }
         let order = detail.as_ref().map_or_else(Order::default, |detail| detail.order(py));
         let future = Future::create_for(py, self, call, detail)?;
@@ -341,6 +353,15 @@ fn closed(py: Python<'_>) -> PyErr {
         error::executor_closed(py),
         "cannot schedule new futures after shutdown",
         "submit before shutdown() or within the `with` block, or make a new executor",
+    )
+}
+
+fn exiting(py: Python<'_>) -> PyErr {
+    error::error_with_hint(
+        py,
+        error::executor_closed(py),
+        "cannot schedule new futures after interpreter shutdown",
+        "the program is over: submit before its main thread ends",
     )
 }
 

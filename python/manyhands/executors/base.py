@@ -263,6 +263,7 @@ def _join(hands: dict[threading.Thread, _Hand]) -> None:
 
 def _finish_all() -> None:
     """Let every executor finish its queue before the interpreter exits, as ``concurrent.futures`` does."""
+    _core.refuse_new_tasks()
     for hand in list(_all_hands.values()):
         hand.close()
     _join(_all_hands)
