@@ -193,8 +193,12 @@ enum Fetched {
 
 /// The moving parts of a map.
 struct State {
+    /// Let go as soon as there is nothing more to submit: whoever made it may have dropped it to have it closed.
+    executor: Option<Py<Executor>>,
     /// `None` when it is exhausted.
     source: Option<Py<PyAny>>,
+    /// Whether anybody has asked for an item yet.
+    is_begun: bool,
     /// What the source raised, to be raised when all before it has been handed out.
     source_error: Option<PyErr>,
     flights: Flights,
@@ -207,7 +211,6 @@ struct State {
 /// A lazy iterator over a function's values for the items of an input. Made by `mh.map`.
 #[pyclass(frozen, subclass, generic, module = "manyhands._core")]
 pub(crate) struct Mapped {
-    executor: Py<Executor>,
     function: Py<PyAny>,
     shape: Shape,
     on_error: OnError,
@@ -255,6 +258,9 @@ impl Mapped {
                 Ok(item) => self.launch(state, &item)?,
                 Err(end) => {
                     state.source = None;
+                    if !self.owns_executor {
+                        state.executor = None;
+                    }
                     if end.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) {
                         break;
                     }
@@ -278,7 +284,7 @@ impl Mapped {
             },
         };
         let index = state.next_index;
-        let executor = self.executor.bind(py).get();
+        let executor = state.executor.as_ref().expect("kept while there is a source").bind(py).get();
         let call = Call::new(self.function.bind(py), args, None)?;
         if let Some(seed) = self.seed {
             crate::seed::plant(call.context.bind(py), seed, index)?;
@@ -343,6 +349,7 @@ impl Mapped {
 
     fn step(&self, py: Python<'_>, waits: bool) -> PyResult<Fetched> {
         let Some(mut state) = self.take_state()? else { return Ok(Fetched::End) };
+        state.is_begun = true;
         match self.fetch(py, &mut state, waits) {
             Ok(Fetched::End) => self.finish(py, state).map(|()| Fetched::End),
             Ok(fetched) => {
@@ -361,13 +368,19 @@ impl Mapped {
         state.tally.end();
         let figures = state.tally.figures(py)?.unbind();
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
-        if self.owns_executor {
-            self.executor.bind(py).get().pool()?.close(py, true);
+        if self.owns_executor
+            && let Some(executor) = &state.executor
+        {
+            executor.bind(py).get().pool()?.close(py, true);
         }
         for flight in state.flights.drain() {
             let future = flight.future.bind(py);
             future.get().observe();
-            Future::cancel_now(future);
+            if self.on_error == OnError::Bare {
+                Future::cancel_gently(future)?;
+            } else {
+                Future::cancel_now(future);
+            }
         }
         if let Some(progress) = state.progress.take() {
             py.detach(|| drop(progress));
@@ -411,14 +424,13 @@ impl Mapped {
         let progress = progress.map(|label| Progress::start(label, total)).transpose()?;
         let window = buffersize.map_or_else(|| Window::growing(capacity.saturating_mul(2)), Window::fixed);
         Ok(Self {
-            executor,
             function: function.unbind(),
             shape: if spread { Shape::Spread } else { Shape::Single },
             on_error,
             seed,
             owns_executor,
             deadline: None,
-            state: Mutex::new(Some(State::new(source, ordered, window, progress))),
+            state: Mutex::new(Some(State::new(executor, source, ordered, window, progress))),
             summary: Mutex::new(None),
         })
     }
@@ -468,7 +480,6 @@ impl Mapped {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.executor)?;
         visit.call(&self.function)?;
         visit.call(&*self.summary.lock().unwrap_or_else(PoisonError::into_inner))?;
         self.slot().as_ref().map_or(Ok(()), |state| state.traverse(visit))
@@ -478,6 +489,10 @@ impl Mapped {
 impl Drop for Mapped {
     fn drop(&mut self) {
         let Some(state) = self.slot().take() else { return };
+        if self.on_error == OnError::Bare && !state.is_begun {
+            // `Executor.map` is also called for what the function does; the standard library goes on, too.
+            return;
+        }
         Python::try_attach(|py| {
             if let Err(error) = self.finish(py, state) {
                 error.write_unraisable(py, None);
@@ -487,14 +502,22 @@ impl Drop for Mapped {
 }
 
 impl State {
-    fn new(source: Py<PyAny>, ordered: bool, window: Window, progress: Option<Progress>) -> Self {
+    fn new(
+        executor: Py<Executor>,
+        source: Py<PyAny>,
+        ordered: bool,
+        window: Window,
+        progress: Option<Progress>,
+    ) -> Self {
         let flights = if ordered {
             Flights::Ordered(VecDeque::new())
         } else {
             Flights::Unordered { flights: HashMap::new(), mailbox: Arc::default() }
         };
         Self {
+            executor: Some(executor),
             source: Some(source),
+            is_begun: false,
             source_error: None,
             flights,
             next_index: 0,
@@ -505,6 +528,7 @@ impl State {
     }
 
     fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.executor)?;
         visit.call(&self.source)?;
         let each = |flight: &Flight| {
             visit.call(&flight.future)?;
@@ -530,9 +554,9 @@ pub(crate) fn map_calls(
     buffersize: Option<usize>,
 ) -> PyResult<Mapped> {
     executor.bind(py).get().check(&function)?;
-    let mut state = State::new(source, true, Window::fixed(buffersize.unwrap_or(usize::MAX)), None);
+    let window = Window::fixed(buffersize.unwrap_or(usize::MAX));
+    let mut state = State::new(executor, source, true, window, None);
     let mapped = Mapped {
-        executor,
         function: function.unbind(),
         shape: Shape::Spread,
         on_error: OnError::Bare,
