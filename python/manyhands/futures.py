@@ -133,7 +133,7 @@ class _Completed(_core.Completed[F]):
                 loop = asyncio.get_running_loop()
                 woken = loop.create_future()
                 if self.enrol_loop(loop, woken):
-                    await woken
+                    await asyncio.wait([woken], timeout=self.seconds_left())
             else:
                 yield future
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use manyhands_engine::clock::Tick;
-use manyhands_os::park;
+use manyhands_os::{clock, park};
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -111,27 +111,46 @@ fn wait_while(
     Ok(settled)
 }
 
+/// A future that `as_completed` was given, and ours that stands for it.
+struct Awaited {
+    original: Py<PyAny>,
+    adopted: Py<Future>,
+}
+
+/// What has not been handed out, by position. What has been is let go at once: its value may be large.
+struct Left {
+    futures: Vec<Option<Awaited>>,
+    count: usize,
+}
+
 /// The futures of `as_completed`, in the order in which they are settled.
 #[pyclass(frozen, subclass, generic, module = "manyhands._core")]
 pub(crate) struct Completed {
     mailbox: Arc<Mailbox>,
-    originals: Mutex<Vec<Option<Py<PyAny>>>>,
-    adopted: Vec<Py<Future>>,
+    left: Mutex<Left>,
+    total: usize,
     deadline: Option<Tick>,
 }
 
 impl Completed {
-    fn originals(&self) -> MutexGuard<'_, Vec<Option<Py<PyAny>>>> {
-        self.originals.lock().unwrap_or_else(PoisonError::into_inner)
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hand_out(&self, number: Option<u64>) -> Option<Py<PyAny>> {
-        let position = usize::try_from(number?).ok()?;
-        self.originals().get_mut(position)?.take()
+    fn hand_out(&self, number: u64) -> Option<Py<PyAny>> {
+        let position = usize::try_from(number).ok()?;
+        let awaited = {
+            let mut left = self.left();
+            let awaited = left.futures.get_mut(position)?.take()?;
+            left.count -= 1;
+            awaited
+        };
+        Some(awaited.original)
     }
 
-    fn unfinished(&self) -> usize {
-        self.originals().iter().filter(|original| original.is_some()).count()
+    fn gave_up(&self, py: Python<'_>) -> PyErr {
+        let message = format!("{} (of {}) futures unfinished", self.left().count, self.total);
+        error::error(error::timeout_error(py), message)
     }
 }
 
@@ -144,9 +163,11 @@ impl Completed {
             .iter()
             .map(|future| Ok(adopt(future.bind(py))?.unbind()))
             .collect::<PyResult<Vec<_>>>()?;
-        let pending = Pending::new(py, adopted);
-        let originals = Mutex::new(futures.into_iter().map(Some).collect());
-        Ok(Self { mailbox: pending.mailbox, originals, adopted: pending.futures, deadline })
+        let Pending { mailbox, futures: adopted } = Pending::new(py, adopted);
+        let total = futures.len();
+        let pairs = futures.into_iter().zip(adopted);
+        let futures = pairs.map(|(original, adopted)| Some(Awaited { original, adopted })).collect();
+        Ok(Self { mailbox, left: Mutex::new(Left { futures, count: total }), total, deadline })
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
@@ -154,27 +175,35 @@ impl Completed {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let left = self.unfinished();
-        if left == 0 {
+        if self.left().count == 0 {
             return Ok(None);
         }
         match next_number(py, &self.mailbox, self.deadline)? {
-            Some(number) => Ok(self.hand_out(Some(number))),
-            None => Err(error::error(
-                error::timeout_error(py),
-                format!("{left} (of {}) futures unfinished", self.adopted.len()),
-            )),
+            Some(number) => Ok(self.hand_out(number)),
+            None => Err(self.gave_up(py)),
         }
     }
 
     /// Return the next settled future without waiting: None if there is none now.
-    fn take(&self) -> Option<Py<PyAny>> {
-        self.hand_out(self.mailbox.take())
+    ///
+    /// Raises:
+    ///     concurrent.futures.TimeoutError: There is none, and the time is up.
+    fn take(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        match self.mailbox.take() {
+            Some(number) => Ok(self.hand_out(number)),
+            None if self.deadline.is_some_and(|deadline| clock::now() >= deadline) => Err(self.gave_up(py)),
+            None => Ok(None),
+        }
+    }
+
+    /// How many seconds are left, or None for any number.
+    fn seconds_left(&self) -> Option<f64> {
+        self.deadline.map(|deadline| (deadline - clock::now()).as_secs_f64())
     }
 
     /// How many futures have not been handed out.
     fn __len__(&self) -> usize {
-        self.unfinished()
+        self.left().count
     }
 
     /// Have `future` of `event_loop` woken for the next settled future; False if there is one already.
@@ -183,16 +212,17 @@ impl Completed {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.originals().iter().try_for_each(|original| visit.call(original))?;
-        self.adopted.iter().try_for_each(|future| visit.call(future))
+        self.left().futures.iter().flatten().try_for_each(|awaited| {
+            visit.call(&awaited.original)?;
+            visit.call(&awaited.adopted)
+        })
     }
 }
 
 impl Drop for Completed {
     fn drop(&mut self) {
-        Python::try_attach(|py| {
-            Pending { mailbox: Arc::clone(&self.mailbox), futures: std::mem::take(&mut self.adopted) }
-                .forget(py);
-        });
+        let futures = std::mem::take(&mut self.left().futures);
+        let futures = futures.into_iter().flatten().map(|awaited| awaited.adopted).collect();
+        Python::try_attach(|py| Pending { mailbox: Arc::clone(&self.mailbox), futures }.forget(py));
     }
 }
