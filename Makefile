@@ -33,6 +33,10 @@ test-rust: prerequisites ## run the Rust tests and the loom models
 test-python: prerequisites ## run the Python tests; narrow with PYTHONS="3.13" ARGS="-k retry"
 	@scripts/test-python $(ARGS)
 
+.PHONY: compat
+compat: prerequisites ## run CPython's own tests of concurrent.futures on manyhands; ARGS="FutureTests"
+	@scripts/compat $(ARGS)
+
 .PHONY: lint
 lint: prerequisites ## check formats, lints, types, stubs, layers and licences
 	@scripts/lint

@@ -1,0 +1,5 @@
+"""Run by every Python that is started with this directory on its path, before anything of its own."""
+
+import substitute
+
+substitute.install()

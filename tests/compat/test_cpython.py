@@ -1,0 +1,57 @@
+"""CPython's own tests of ``concurrent.futures`` pass on manyhands, on every Python that ships them.
+
+Each class runs in a process of its own, where manyhands takes the place of a part of the standard library.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import skips
+
+RUNNER = Path(__file__).with_name("cpython_tests.py")
+NOT_SHIPPED = 3
+
+
+def run(*arguments):
+    command = [sys.executable, str(RUNNER), *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+
+def classes():
+    listed = run("--list")
+    if listed.returncode == NOT_SHIPPED:
+        return []
+    assert listed.returncode == 0, listed.stdout
+    return json.loads(listed.stdout)
+
+
+CLASSES = classes()
+WAITING = [name for name in CLASSES if "Wait" in name or "AsCompleted" in name]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_with_the_waiting_functions_of_the_standard_library(name):
+    completed = run("--waits", "standard", name)
+    assert completed.returncode == 0, completed.stdout
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_with_our_own_waiting_functions(name):
+    completed = run("--waits", "manyhands", name)
+    assert completed.returncode == 0, completed.stdout
+
+
+@pytest.mark.skipif(not CLASSES, reason="this Python was installed without test.test_concurrent_futures")
+def test_the_classes_about_threads_and_futures_are_all_there():
+    expected = {"FutureTests", "ThreadPoolExecutorTest", "ThreadPoolShutdownTest", "ThreadPoolWaitTests"}
+    assert expected <= set(CLASSES)
+    assert not [name for name in CLASSES if "Process" in name]
+
+
+def test_a_skip_names_a_test_of_a_class_that_is_run():
+    known = {skip.test.split(".")[0] for skip in skips.SKIPS}
+    assert not CLASSES or known <= set(CLASSES)
+    assert all(skip.reason for skip in skips.SKIPS)
