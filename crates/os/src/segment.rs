@@ -223,9 +223,11 @@ mod tests {
     }
 
     fn is_open(device: u64, inode: u64) -> bool {
-        let files =
-            std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.unwrap().metadata().ok());
-        files.map(identity).any(|file| file == (device, inode))
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+        links
+            .filter_map(|link| std::fs::metadata(link).ok())
+            .map(identity)
+            .any(|file| file == (device, inode))
     }
 
     #[test]
