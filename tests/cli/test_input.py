@@ -124,7 +124,7 @@ def test_a_malformed_line_is_named_and_what_is_before_it_is_kept(shell):
     err = problem(shell, "rows.jsonl")
     assert "line 3 of `rows.jsonl`" in err
     assert "which is not JSON" in err
-    assert "hint: mend or remove the line" in err
+    assert "hint: mend or remove the line; then the same command with --resume continues" in err
     assert shell.rows("out.jsonl") == [{"a": 1}, {"a": 2}]
     shell.write("rows.jsonl", '{"a": 1}\n{"a": 2}\n{"a": 3}\n{"a": 4}\n')
     ended = shell.map("fn.py:echo", "rows.jsonl", "-o", "out.jsonl", "--resume", "--json")

@@ -10,7 +10,7 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::spool::{Habit, Next, Spool};
+use crate::spool::{Habit, Next, Spool, sync_name};
 
 /// Soon enough for someone who watches the file; the disk is the journal's business until the end.
 const HABIT: Habit = Habit { write_within: Duration::from_millis(20), sync_within: None };
@@ -31,7 +31,11 @@ impl Output {
     /// # Errors
     /// The file system's.
     pub fn create(path: &Path) -> io::Result<Self> {
-        Self::stream(File::create(path)?)
+        let file = File::create(path)?;
+        if file.metadata()?.is_file() {
+            sync_name(path)?;
+        }
+        Self::stream(file)
     }
 
     /// Goes on with the file at `path`, or begins it.
@@ -40,6 +44,7 @@ impl Output {
     /// The file system's.
     pub fn resume(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        sync_name(path)?;
         Ok(Self(State::Comparing { earlier: BufReader::with_capacity(64 * 1024, file), equal: 0 }))
     }
 

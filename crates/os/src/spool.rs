@@ -18,6 +18,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -86,6 +87,12 @@ enum Duty {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until the disk knows the name of the new file at `path`: that is its directory's business.
+pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
 }
 
 impl Spool {
@@ -342,7 +349,7 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    fn spool(path: &std::path::Path, habit: Habit) -> Spool {
+    fn spool(path: &Path, habit: Habit) -> Spool {
         Spool::new(File::create(path).unwrap(), 0, habit).unwrap()
     }
 

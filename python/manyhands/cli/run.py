@@ -173,7 +173,14 @@ class Run:
         except BrokenPipeError:
             pass
         except (OSError, _core.JournalError) as error:
-            self.problem = self.problem or _lost(error)
+            self.problem = self.problem or self._lost(error)
+
+    def _lost(self, error: OSError | _core.JournalError) -> Stopped:
+        """A journal or an output that can take no more."""
+        if isinstance(error, _core.JournalError):
+            return Stopped(*error.args)
+        message = system_problem("write the results", None, error).message
+        return Stopped(message, self._then_resume(None))
 
     def _open_output(self) -> None:
         job = self.job
@@ -199,7 +206,7 @@ class Run:
         except Problem as problem:
             self.problem = problem
         except (OSError, _core.JournalError) as error:
-            self.problem = _lost(error)
+            self.problem = self._lost(error)
         return ("failures", 1) if self.summary.failed else ("complete", 0)
 
     def _map(self) -> None:
@@ -258,10 +265,14 @@ class Run:
                     summary.resumed += 1
                 if table is not None:
                     self._write_table(table)
-        except (Problem, OSError, _core.JournalError) as trouble:
+        except Problem as problem:
+            problem.hint = self._then_resume(problem.hint)
+            self._cut = problem
+        except (OSError, _core.JournalError) as trouble:
             self._cut = trouble
         except ValueError as error:
-            self._cut = Problem(f"could not take the row on line {line:,} of `{self.job.input}`: {error}")
+            message = f"could not take the row on line {line:,} of `{self.job.input}`: {error}"
+            self._cut = Problem(message, self._then_resume("mend or remove the row"))
 
     def _failed(self, outcome: mh.Outcome[Any], error: BaseException) -> None:
         line = self._ledger.line(outcome.index)
@@ -319,6 +330,13 @@ class Run:
             return otherwise or None
         return "what is done is kept: the same command with --resume continues" + more.format(otherwise)
 
+    def _then_resume(self, hint: str | None) -> str | None:
+        """`hint`, and what to do after it."""
+        if self.job.place.journal is None:
+            return hint
+        resume = "the same command with --resume continues after what is done"
+        return f"{hint}; then {resume}" if hint else resume
+
     def _list(self, failure: Failure) -> None:
         if self._failures is not None:
             self._failures.write(failure.details())
@@ -348,13 +366,6 @@ class Run:
             self._write_table(self._table)
             self._table.end()
             self._ledger.write(self._table.taken())
-
-
-def _lost(error: OSError | _core.JournalError) -> Stopped:
-    """A journal or an output that can take no more."""
-    if isinstance(error, OSError):
-        return Stopped(system_problem("write the results", None, error).message)
-    return Stopped(*error.args)
 
 
 def keep_stdout_for_results() -> None:

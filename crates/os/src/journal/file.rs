@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::record::{
     self, Content, Found, HEAD, Head, Key, Kind, MAGIC, MAX_PAYLOAD, SYNCED, SYNCED_AT, Scan,
 };
-use crate::spool::{Habit, Spool};
+use crate::spool::{Habit, Spool, sync_name};
 
 /// A record goes to the kernel when it is appended: a system call of half a microsecond buys that a killed
 /// process runs no finished row again.
@@ -127,7 +127,7 @@ impl Journal {
             file.set_len(0)?;
             file.write_all_at(&MAGIC, 0)?;
             file.sync_all()?;
-            sync_parent(path)
+            sync_name(path)
         };
         begin().map_err(|source| failed("create", path, source))?;
         let mut journal = Self::over(file, path, MAGIC.len() as u64)?;
@@ -272,12 +272,6 @@ fn locked(path: &Path, options: &OpenOptions) -> Result<File, JournalError> {
         Err(Errno::WOULDBLOCK) => Err(JournalError::Busy(path.into())),
         Err(errno) => Err(failed("lock", path, errno.into())),
     }
-}
-
-/// A new file's name is on the disk only once its directory is.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
 }
 
 /// Whether the file is a journal whose first opening was written in full.
