@@ -7,13 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from documentation import GENERATED, PAGES, ROOT, Reader, blocks, prose
+from documentation import PAGES, ROOT, Reader, blocks, is_generated, prose
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 WITH_EXAMPLES = [
     page
     for page in PAGES
-    if GENERATED not in page.parents and any(b.language in ("python", "console", "sh") for b in blocks(page))
+    if not is_generated(page) and any(b.language in ("python", "console", "sh") for b in blocks(page))
 ]
 
 
@@ -81,3 +81,17 @@ def test_the_make_targets_that_are_spoken_of_exist(page):
     source = page.read_text(encoding="utf-8")
     spoken_of = set(re.findall(r"(?:`|^)(?:\w+=\S+ )*make ([a-z][a-z-]*)", source, re.MULTILINE))
     assert sorted(spoken_of - targets) == []
+
+
+def test_no_page_is_an_orphan():
+    linked = {ROOT / "README.md"}
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s#]+)", prose(page)):
+            linked.add((page.parent / target).resolve())
+    assert [str(page.relative_to(ROOT)) for page in PAGES if page not in linked] == []
+
+
+def test_the_page_of_the_crates_names_every_module():
+    named = set(re.findall(r"`(\w+)`", (ROOT / "crates" / "README.md").read_text(encoding="utf-8")))
+    files = [path for path in ROOT.glob("crates/*/src/*") if path.stem not in ("lib", "scratch")]
+    assert sorted(str(path.relative_to(ROOT)) for path in files if path.stem not in named) == []
