@@ -383,6 +383,7 @@ impl Mapped {
             }
         }
         if let Some(progress) = state.progress.take() {
+            state.tally.settle(&progress.counts);
             py.detach(|| drop(progress));
         }
         Ok(())

@@ -3,13 +3,14 @@
 //! On a terminal a bar; elsewhere (a pipe, a log, a notebook) a line now and then, at growing intervals. Everything
 //! goes to standard error.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write;
+use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
 use manyhands_os::park::Parker;
@@ -36,6 +37,13 @@ impl Counts {
         self.done.fetch_add(1, Ordering::Relaxed);
         self.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
         self.retried.fetch_add(retries, Ordering::Relaxed);
+    }
+
+    /// Sets the final counts: the map may be over before everybody who counts has been heard.
+    pub(crate) fn settle(&self, done: u64, failed: u64, retried: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.failed.store(failed, Ordering::Relaxed);
+        self.retried.store(retried, Ordering::Relaxed);
     }
 
     fn done(&self) -> u64 {
@@ -98,11 +106,15 @@ fn sleep_until(counts: &Counts, at: Tick) -> bool {
 fn draw_bar(counts: &Counts, label: String, total: Option<u64>) {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
     let template = match total {
-        Some(_) => "{prefix} {wide_bar} {human_pos}/{human_len} {per_sec}, {eta} left{msg}",
-        None => "{prefix} {spinner} {human_pos} {per_sec}, {elapsed}{msg}",
+        Some(_) => "{prefix} {wide_bar} {human_pos}/{human_len} {rate}, {eta} left{msg}",
+        None => "{prefix} {spinner} {human_pos} {rate}, {elapsed}{msg}",
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        let rate = |state: &ProgressState, text: &mut dyn Write| {
+            // A text in memory takes everything.
+            let _ = write!(text, "{:.1}/s", state.per_sec());
+        };
+        bar.set_style(style.with_key("rate", rate));
     }
     bar.set_prefix(label);
     loop {
@@ -111,6 +123,8 @@ fn draw_bar(counts: &Counts, label: String, total: Option<u64>) {
         bar.set_position(counts.done());
         if !goes_on {
             bar.abandon();
+            // What is printed next begins on a line of its own.
+            let _ = writeln!(std::io::stderr());
             return;
         }
         bar.tick();

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::future::Future;
+use crate::progress::Counts;
 
 /// How many of the costliest items are remembered.
 const COSTLIEST: usize = 10;
@@ -110,6 +111,11 @@ impl Tally {
             }
         }
         self.costliest.push(Reverse(Costly { wall, index, input: input.clone_ref(py) }));
+    }
+
+    /// Has a progress bar show what was handed out.
+    pub(crate) fn settle(&self, counts: &Counts) {
+        counts.settle(self.succeeded + self.failed, self.failed, self.retried);
     }
 
     /// Stops the clock.
