@@ -291,7 +291,7 @@ def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Ma
         retry_on: Which exceptions are worth another attempt: a class, a tuple of them, or a function.
         backoff: Seconds before the first retry, at most; doubled for each further one, and randomised.
         max_backoff: The most seconds between two attempts.
-        rate: How often attempts may start: "100/s", "6/m", "1000/h", or a number per second.
+        rate: How often attempts may start: "100/s", "6/m", "1000/h", or a number per second; see `Policy`.
         buffersize: How many items may be in flight or waiting to be taken. By default twice the number of
             workers, more for items that take microseconds.
         progress: Draw a progress bar on standard error; a string is its label.

@@ -24,7 +24,8 @@ use crate::enter::seconds;
 ///         `max_backoff`, and multiplied by a random number between 0 and 1 ("full jitter").
 ///     max_backoff: The most seconds between two attempts, before jitter.
 ///     jitter: Whether to randomise the waits.
-///     rate: How often tasks may start: "100/s", "6/m", "1000/h", or a number per second.
+///     rate: How often attempts may start: "100/s", "6/m", "1000/h", "100/10s", or a number per second. Evenly, unless
+///         a burst is allowed: with "100/s burst 20", up to 20 start at once after a pause.
 ///     concurrency: How many of these tasks may run at once.
 ///     priority: Higher goes first (int, default 0); equals go in order of submission.
 ///
