@@ -271,6 +271,16 @@ impl<C, O, W> Cell<C, O, W> {
         lock(&self.inner).waiters.iter().for_each(look);
     }
 
+    /// Replaces an outcome by the same one in another form, if `is_it` still finds the old form; returns what is not
+    /// kept, to be dropped by the caller.
+    pub fn replace_outcome(&self, outcome: O, is_it: impl FnOnce(&O) -> bool) -> O {
+        let mut inner = lock(&self.inner);
+        match &mut inner.body {
+            Body::Outcome(known) if is_it(known) => std::mem::replace(known, outcome),
+            _ => outcome,
+        }
+    }
+
     /// Forces a state and an outcome: for tests that put a future into a state by hand.
     pub fn force(&self, state: State, outcome: Option<O>) -> Option<O> {
         let mut inner = lock(&self.inner);
