@@ -8,7 +8,7 @@ use manyhands_engine::policy::Verdict;
 use manyhands_os::clock;
 use pyo3::prelude::*;
 
-use crate::call::{Call, function_name};
+use crate::call::Work;
 use crate::detail::Detail;
 use crate::error;
 use crate::future::{Future, Outcome};
@@ -38,42 +38,39 @@ pub(crate) struct Ran {
 pub(crate) fn begin(
     py: Python<'_>,
     detail: &Detail,
-    call: &Call,
+    work: &Work,
     age: u64,
     now: Tick,
     worker: &str,
 ) -> PyResult<(u32, Option<Tick>)> {
-    detail.keep_origin(py, call)?;
-    let mut history = detail.history();
-    history.attempts += 1;
-    history.age.get_or_insert(age);
-    let waited = now - history.queued;
-    history.waited += waited;
-    history.worker = Some(worker.to_owned());
-    Ok((history.attempts, detail.deadline(py, now)))
+    detail.keep_origin(py, work)?;
+    let deadline = detail.begin_detached(age, now, worker);
+    Ok((detail.history().attempts, deadline))
 }
 
 /// Settles the task with what its call gave, or queues it again.
 pub(crate) fn ended(
     future: &Bound<'_, Future>,
     pool: &Arc<Pool>,
-    result: PyResult<Py<PyAny>>,
+    outcome: Outcome,
     wakes: &mut Wakes,
 ) -> PyResult<Ended> {
     let py = future.py();
-    let Some(detail) = future.get().detail() else { return settle(future, result, wakes) };
+    let Some(detail) = future.get().detail() else { return settle(future, outcome, wakes) };
     if let Some(gate) = detail.gate() {
         pool.release(py, gate)?;
     }
-    let result = match result {
-        Ok(value) => Ok(value),
-        Err(error) => match retry_at(py, detail, error.value(py)) {
-            Ok(Some(at)) if requeue(future, pool, detail, at)? => return Ok(Ended::Retried),
-            Ok(_) => Err(error),
-            Err(refusal) => Err(refusal),
+    if !outcome.has_failed() || !detail.may_retry() {
+        return settle(future, outcome, wakes);
+    }
+    match outcome.read(py) {
+        Outcome::Error(error) => match retry_at(detail, error.bind(py)) {
+            Ok(Some(at)) if requeue(future, pool, detail, at)? => Ok(Ended::Retried),
+            Ok(_) => settle(future, Outcome::Error(error), wakes),
+            Err(refusal) => settle(future, Outcome::of(py, Err(refusal)), wakes),
         },
-    };
-    settle(future, result, wakes)
+        outcome => settle(future, outcome, wakes),
+    }
 }
 
 /// Settles or repeats a task whose attempt was stopped at its time limit.
@@ -83,13 +80,13 @@ pub(crate) fn timed_out(future: &Bound<'_, Future>, pool: &Arc<Pool>, wakes: &mu
         Some(detail) => task_timeout(py, detail),
         None => error::gave_up_waiting(py),
     };
-    ended(future, pool, Err(error), wakes)
+    ended(future, pool, Outcome::of(py, Err(error)), wakes)
 }
 
 fn task_timeout(py: Python<'_>, detail: &Detail) -> PyErr {
-    let name = detail.origin().map_or_else(|| "?".to_owned(), |call| function_name(call.function.bind(py)));
+    let name = detail.origin().map_or_else(|| "?".to_owned(), |work| work.name(py));
     let attempts = detail.history().attempts;
-    let arguments = (name, detail.limit(py).as_secs_f64(), attempts);
+    let arguments = (name, detail.limit().as_secs_f64(), attempts);
     match error::task_timeout(py) {
         Ok(kind) => match kind.call1(arguments) {
             Ok(error) => PyErr::from_value(error),
@@ -99,19 +96,19 @@ fn task_timeout(py: Python<'_>, detail: &Detail) -> PyErr {
     }
 }
 
-fn settle(future: &Bound<'_, Future>, result: PyResult<Py<PyAny>>, wakes: &mut Wakes) -> PyResult<Ended> {
-    let ended = if result.is_ok() { Ended::Succeeded } else { Ended::Failed };
-    match Future::finish(future, Outcome::of(future.py(), result), wakes)? {
+fn settle(future: &Bound<'_, Future>, outcome: Outcome, wakes: &mut Wakes) -> PyResult<Ended> {
+    let ended = if outcome.has_failed() { Ended::Failed } else { Ended::Succeeded };
+    match Future::finish(future, outcome, wakes)? {
         Ok(()) => Ok(ended),
         Err(_) => Ok(Ended::Skipped),
     }
 }
 
 /// When to try again, if at all.
-fn retry_at(py: Python<'_>, detail: &Detail, error: &Bound<'_, PyAny>) -> PyResult<Option<Tick>> {
+fn retry_at(detail: &Detail, error: &Bound<'_, PyAny>) -> PyResult<Option<Tick>> {
     let Some(policy) = &detail.policy else { return Ok(None) };
-    let policy = policy.bind(py).get();
-    if policy.rules.retries == 0 || !policy.retries_on(error)? {
+    let policy = policy.get();
+    if !policy.retries_on(error)? {
         return Ok(None);
     }
     let attempts = detail.history().attempts;
@@ -132,7 +129,7 @@ fn requeue(future: &Bound<'_, Future>, pool: &Arc<Pool>, detail: &Detail, at: Ti
         history.queued = clock::now();
         history.due = Some(at);
     }
-    pool.resubmit(py, future.clone().unbind(), detail.order(py))?;
+    pool.resubmit(py, future.clone().unbind(), detail.order())?;
     Ok(true)
 }
 

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::native;
+use crate::parcel::Parcel;
 
 /// One call of a function, as submitted.
 pub(crate) struct Call {
@@ -59,6 +60,46 @@ impl Call {
         visit.call(&self.args)?;
         visit.call(&self.kwargs)?;
         visit.call(&self.context)
+    }
+}
+
+/// What a task is to do, in the form that its model needs.
+pub(crate) enum Work {
+    /// A call within this process.
+    Local(Call),
+    /// A call in another one.
+    Parcel(Parcel),
+}
+
+impl Work {
+    /// The same work for another attempt.
+    pub(crate) fn again(&self, py: Python<'_>) -> PyResult<Self> {
+        Ok(match self {
+            Self::Local(call) => Self::Local(call.again(py)?),
+            Self::Parcel(parcel) => Self::Parcel(parcel.clone()),
+        })
+    }
+
+    /// The name of the function, for messages.
+    pub(crate) fn name(&self, py: Python<'_>) -> String {
+        match self {
+            Self::Local(call) => function_name(call.function.bind(py)),
+            Self::Parcel(parcel) => parcel.function.name.clone(),
+        }
+    }
+
+    pub(crate) fn submitted(&self) -> Tick {
+        match self {
+            Self::Local(call) => call.submitted,
+            Self::Parcel(parcel) => parcel.submitted,
+        }
+    }
+
+    pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Local(call) => call.traverse(visit),
+            Self::Parcel(_) => Ok(()),
+        }
     }
 }
 

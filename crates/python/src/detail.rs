@@ -10,7 +10,7 @@ use manyhands_os::clock;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use crate::call::Call;
+use crate::call::Work;
 use crate::policy::Policy;
 use crate::pool::Pool;
 
@@ -68,7 +68,7 @@ pub(crate) struct Detail {
     pub(crate) submitted: Tick,
     history: Mutex<History>,
     /// The call as submitted, to be made again.
-    origin: OnceLock<Call>,
+    origin: OnceLock<Work>,
 }
 
 impl Detail {
@@ -93,10 +93,10 @@ impl Detail {
     }
 
     /// How the task is to be queued.
-    pub(crate) fn order(&self, py: Python<'_>) -> Order {
+    pub(crate) fn order(&self) -> Order {
         let history = self.history();
         Order {
-            priority: self.policy.as_ref().map_or(0, |policy| policy.bind(py).get().rules.priority),
+            priority: self.policy.as_ref().map_or(0, |policy| policy.get().rules.priority),
             gate: self.gate(),
             not_before: history.due,
             age: history.age,
@@ -104,14 +104,32 @@ impl Detail {
     }
 
     /// When the attempt that starts now must be stopped.
-    pub(crate) fn deadline(&self, py: Python<'_>, now: Tick) -> Option<Tick> {
-        self.policy.as_ref()?.bind(py).get().rules.deadline(self.submitted, now)
+    pub(crate) fn deadline(&self, now: Tick) -> Option<Tick> {
+        self.policy.as_ref()?.get().rules.deadline(self.submitted, now)
+    }
+
+    /// Takes note of an attempt that begins in another process; says when it must be stopped.
+    pub(crate) fn begin_detached(&self, age: u64, now: Tick, worker: &str) -> Option<Tick> {
+        {
+            let mut history = self.history();
+            history.attempts += 1;
+            history.age.get_or_insert(age);
+            let waited = now - history.queued;
+            history.waited += waited;
+            history.worker = Some(worker.to_owned());
+        }
+        self.deadline(now)
+    }
+
+    /// Whether a failure may be followed by another attempt.
+    pub(crate) fn may_retry(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.get().rules.retries > 0)
     }
 
     /// The limit that an attempt ran into, for the message.
-    pub(crate) fn limit(&self, py: Python<'_>) -> Duration {
+    pub(crate) fn limit(&self) -> Duration {
         let Some(policy) = &self.policy else { return Duration::ZERO };
-        let rules = &policy.bind(py).get().rules;
+        let rules = &policy.get().rules;
         let spent = clock::now() - self.submitted;
         match (rules.timeout, rules.total_timeout) {
             (_, Some(total)) if spent >= total => total,
@@ -137,20 +155,20 @@ impl Detail {
     }
 
     /// Keeps the first attempt's call, if there may be another or a message about it.
-    pub(crate) fn keep_origin(&self, py: Python<'_>, call: &Call) -> PyResult<()> {
+    pub(crate) fn keep_origin(&self, py: Python<'_>, work: &Work) -> PyResult<()> {
         if self.policy.is_some() && self.origin.get().is_none() {
-            let _ = self.origin.set(call.again(py)?);
+            let _ = self.origin.set(work.again(py)?);
         }
         Ok(())
     }
 
     /// The call as submitted.
-    pub(crate) fn origin(&self) -> Option<&Call> {
+    pub(crate) fn origin(&self) -> Option<&Work> {
         self.origin.get()
     }
 
     pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.policy)?;
-        self.origin.get().map_or(Ok(()), |call| call.traverse(visit))
+        self.origin.get().map_or(Ok(()), |work| work.traverse(visit))
     }
 }

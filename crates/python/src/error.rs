@@ -24,6 +24,9 @@ python_types! {
     task_failure_warning = "manyhands.errors"."TaskFailureWarning";
     task_interrupted = "manyhands.errors"."TaskInterrupted";
     task_timeout = "manyhands.errors"."TaskTimeout";
+    remote_traceback = "manyhands.errors"."RemoteTraceback";
+    unsendable_error = "manyhands.errors"."UnsendableError";
+    worker_died = "manyhands.errors"."WorkerDied";
     wrong_executor = "manyhands.errors"."WrongExecutor";
 }
 
@@ -77,6 +80,16 @@ pub(crate) const fn standard_name(state: State) -> &'static str {
         State::Cancelled => "CANCELLED",
         State::CancelledAndNotified => "CANCELLED_AND_NOTIFIED",
         State::Finished => "FINISHED",
+    }
+}
+
+/// Logs what concerns a whole pool, where `concurrent.futures` would log it.
+pub(crate) fn log_message(py: Python<'_>, message: &str) {
+    let logged = py.import("logging").and_then(|logging| {
+        logging.call_method1("getLogger", ("concurrent.futures",))?.call_method1("critical", ("%s", message))
+    });
+    if let Err(failure) = logged {
+        failure.write_unraisable(py, None);
     }
 }
 

@@ -9,12 +9,13 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::call::Call;
 use crate::detail::{Detail, OwnedGate};
 use crate::future::Future;
 use crate::loop_crew::{LoopCrew, not_a_coroutine_function};
 use crate::policy::Policy;
 use crate::pool::{Crew, Pool};
+use crate::process_crew::ProcessCrew;
+use crate::supervisor::ProcessPool;
 use crate::thread_crew::ThreadCrew;
 
 /// Closes the pool when the last executor object and view of it are gone: its hands finish the queue and end.
@@ -120,6 +121,17 @@ impl Executor {
         self.open(Crew::Loops(LoopCrew::new(loops, concurrency)), spawn);
     }
 
+    /// Run tasks in up to `workers` processes, started with `spawn(process)`.
+    fn _open_processes(&self, workers: usize, spawn: Py<PyAny>) -> PyResult<()> {
+        self.open(Crew::Processes(ProcessCrew::new(workers)?), spawn);
+        Ok(())
+    }
+
+    /// The pool of worker processes, for whoever has to wait for it.
+    fn _process_pool(&self) -> PyResult<ProcessPool> {
+        Ok(ProcessPool { pool: Arc::clone(self.pool()?) })
+    }
+
     /// Be a view of `executor` whose tasks run under `policy`.
     fn _open_view(&self, executor: &Bound<'_, Self>, policy: Bound<'_, Policy>) -> PyResult<()> {
         let parent = executor.get().opened()?;
@@ -151,8 +163,9 @@ impl Executor {
         kwargs: Option<Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, Future>> {
         self.check(function)?;
-        let call = Call::new(function, args, kwargs)?;
-        self.pool()?.submit(py, call, self.detail(py)?)
+        let pool = self.pool()?;
+        let work = pool.work(function, args, kwargs, None)?;
+        pool.submit(py, work, self.detail(py)?)
     }
 
     /// Take no more tasks; with `cancel` drop those that have not begun.

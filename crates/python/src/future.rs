@@ -20,10 +20,11 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyType};
 
-use crate::call::Call;
+use crate::call::Work;
 use crate::detail::Detail;
 use crate::enter;
 use crate::error;
+use crate::parcel::Reply;
 use crate::pool::Pool;
 use crate::waiter::{LoopWaiter, Waiter, Wakes, call_back};
 
@@ -32,6 +33,8 @@ pub(crate) enum Outcome {
     Value(Py<PyAny>),
     /// An exception instance.
     Error(Py<PyAny>),
+    /// A value or an exception as a worker process sent it, to be read by whoever asks first.
+    Reply(Arc<Reply>),
 }
 
 impl Outcome {
@@ -46,6 +49,7 @@ impl Outcome {
         match self {
             Self::Value(value) => Self::Value(value.clone_ref(py)),
             Self::Error(error) => Self::Error(error.clone_ref(py)),
+            Self::Reply(reply) => Self::Reply(Arc::clone(reply)),
         }
     }
 
@@ -53,8 +57,38 @@ impl Outcome {
         match self {
             Self::Value(value) => Ok(value),
             Self::Error(error) => Err(PyErr::from_value(error.into_bound(py))),
+            Self::Reply(reply) => reply.read(py),
         }
     }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        match self {
+            Self::Value(_) => false,
+            Self::Error(_) => true,
+            Self::Reply(reply) => reply.has_failed,
+        }
+    }
+
+    /// The same outcome as Python objects, which every further look gives again.
+    pub(crate) fn read(self, py: Python<'_>) -> Self {
+        match self {
+            Self::Reply(reply) => Self::of(py, reply.read(py)),
+            read => read,
+        }
+    }
+}
+
+/// What settling a task without the interpreter left to be done with it.
+pub(crate) enum Rest {
+    Nothing,
+    /// These waiters are Python's.
+    Tell(Vec<Waiter>),
+    /// The task is guarded by the standard library's condition.
+    Finish(Outcome),
+    /// The outcome came too late; it is kept only to be dropped where Python objects may be.
+    TooLate {
+        _outcome: Outcome,
+    },
 }
 
 /// What `concurrent.futures.wait` and `as_completed` need of a future.
@@ -66,7 +100,7 @@ struct Standard {
 /// The handle of a task's outcome.
 #[pyclass(frozen, subclass, generic, module = "manyhands._core")]
 pub(crate) struct Future {
-    cell: Cell<Call, Outcome, Waiter>,
+    cell: Cell<Work, Outcome, Waiter>,
     standard: OnceLock<Box<Standard>>,
     pool: OnceLock<Arc<Pool>>,
     detail: OnceLock<Box<Detail>>,
@@ -95,12 +129,12 @@ impl Future {
     pub(crate) fn create_for<'py>(
         py: Python<'py>,
         pool: &Arc<Pool>,
-        call: Call,
+        work: Work,
         detail: Option<Box<Detail>>,
     ) -> PyResult<Bound<'py, Self>> {
         let future = Self::create(py)?;
         let this = future.get();
-        this.cell.set_call(call);
+        this.cell.set_call(work);
         let _ = this.pool.set(Arc::clone(pool));
         if let Some(detail) = detail {
             let _ = this.detail.set(detail);
@@ -118,7 +152,7 @@ impl Future {
 
     /// Whether it was cancelled or raised.
     pub(crate) fn has_failed(&self) -> bool {
-        self.cell.peek(|state, outcome, _| state.is_cancelled() || matches!(outcome, Some(Outcome::Error(_))))
+        self.cell.peek(|state, outcome, _| state.is_cancelled() || outcome.is_some_and(Outcome::has_failed))
     }
 
     pub(crate) fn state(&self) -> State {
@@ -140,13 +174,23 @@ impl Future {
 
     /// The outcome, if the task is settled: a value or an exception.
     pub(crate) fn outcome(&self, py: Python<'_>) -> Option<PyResult<Py<PyAny>>> {
-        let (state, outcome) =
-            self.cell.peek(|state, outcome, _| (state, outcome.map(|it| it.clone_ref(py))));
+        let (state, outcome) = self.look(py);
         match state {
             State::Pending | State::Running => None,
             State::Cancelled | State::CancelledAndNotified => Some(Err(error::cancelled(py))),
             State::Finished => Some(outcome.map_or_else(|| Ok(py.None()), |outcome| outcome.into_result(py))),
         }
+    }
+
+    /// The state and the outcome, as Python objects.
+    fn look(&self, py: Python<'_>) -> (State, Option<Outcome>) {
+        let look = || self.cell.peek(|state, outcome, _| (state, outcome.map(|it| it.clone_ref(py))));
+        let (state, outcome) = look();
+        let Some(Outcome::Reply(reply)) = outcome else { return (state, outcome) };
+        let read = Outcome::Reply(reply).read(py);
+        // Two threads may both have read it: then both go by what the first one put there.
+        drop(self.cell.replace_outcome(read, |known| matches!(known, Outcome::Reply(_))));
+        look()
     }
 
     /// Runs a transition, holding the standard library's condition if the cell is guarded by it.
@@ -171,7 +215,7 @@ impl Future {
         let method = match slf
             .get()
             .cell
-            .peek(|state, outcome, _| (state, matches!(outcome, Some(Outcome::Error(_)))))
+            .peek(|state, outcome, _| (state, outcome.is_some_and(Outcome::has_failed)))
         {
             (State::Finished, true) => "add_exception",
             (State::Finished, false) => "add_result",
@@ -195,7 +239,7 @@ impl Future {
     }
 
     /// Takes the call to run it; `None` if there is nothing to run.
-    pub(crate) fn start(slf: &Bound<'_, Self>) -> PyResult<Option<Call>> {
+    pub(crate) fn start(slf: &Bound<'_, Self>) -> PyResult<Option<Work>> {
         let started = Self::transition(slf, |key| match slf.get().cell.start(key) {
             Start::Guarded => None,
             started => Some(started),
@@ -207,8 +251,8 @@ impl Future {
     }
 
     /// Puts a running task back to pending, to be tried again; gives the call back if it was settled meanwhile.
-    pub(crate) fn requeue(&self, call: Call) -> Result<(), Call> {
-        self.cell.requeue(call)
+    pub(crate) fn requeue(&self, work: Work) -> Result<(), Work> {
+        self.cell.requeue(work)
     }
 
     /// Settles the task; `Err` says in which state it was already.
@@ -227,6 +271,46 @@ impl Future {
             Finish::Refused(_, state) => Some(Err(state)),
         })?;
         Ok(finished.map(|waiters| Self::notify(slf, waiters, wakes)))
+    }
+
+    /// Takes the work to do it elsewhere, without the interpreter; `None` if there is nothing to do.
+    ///
+    /// The standard library's protocol is about settled futures only, so a start needs no condition; a cancelled task
+    /// is left for somebody who can tell its waiters.
+    pub(crate) fn start_detached(&self) -> Option<Work> {
+        match self.cell.start(Key::Held) {
+            Start::Run(work) => work,
+            Start::Cancelled | Start::Guarded | Start::Refused(_) => None,
+        }
+    }
+
+    /// Settles the task without the interpreter, as far as that goes; what is left to be done with it is returned.
+    pub(crate) fn finish_detached(&self, outcome: Outcome, wakes: &mut Wakes) -> Rest {
+        let failed = outcome.has_failed();
+        let retries = self.detail().map_or(0, |detail| detail.history().attempts.saturating_sub(1));
+        match self.cell.finish(outcome, Key::None) {
+            Finish::Done(waiters) => {
+                let left = waiters
+                    .into_iter()
+                    .filter_map(|waiter| waiter.notify_detached(failed, retries.into(), wakes).err())
+                    .collect::<Vec<_>>();
+                if left.is_empty() { Rest::Nothing } else { Rest::Tell(left) }
+            }
+            Finish::Guarded(outcome) => Rest::Finish(outcome),
+            Finish::Refused(outcome, _) => Rest::TooLate { _outcome: outcome },
+        }
+    }
+
+    /// Does what [`finish_detached`](Self::finish_detached) had to leave.
+    pub(crate) fn do_rest(slf: &Bound<'_, Self>, rest: Rest, wakes: &mut Wakes) -> PyResult<()> {
+        match rest {
+            Rest::Nothing | Rest::TooLate { .. } => Ok(()),
+            Rest::Tell(waiters) => {
+                Self::notify(slf, waiters, wakes);
+                Ok(())
+            }
+            Rest::Finish(outcome) => Self::finish(slf, outcome, wakes).map(drop),
+        }
     }
 
     fn notify(slf: &Bound<'_, Self>, waiters: Vec<Waiter>, wakes: &mut Wakes) {
@@ -308,9 +392,12 @@ impl Future {
         if self.observed.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Some(Outcome::Error(error)) = outcome {
-            Python::try_attach(|py| crate::unobserved::warn(py, error.bind(py)));
-        }
+        let Some(outcome) = outcome.filter(|outcome| outcome.has_failed()) else { return };
+        Python::try_attach(|py| {
+            if let Outcome::Error(error) = outcome.clone_ref(py).read(py) {
+                crate::unobserved::warn(py, error.bind(py));
+            }
+        });
     }
 }
 
@@ -452,7 +539,7 @@ impl Future {
         let ending = match outcome {
             Some(Outcome::Value(value)) => format!(" returned {}", value.bind(py).get_type().name()?),
             Some(Outcome::Error(error)) => format!(" raised {}", error.bind(py).get_type().name()?),
-            None => String::new(),
+            Some(Outcome::Reply(_)) | None => String::new(),
         };
         Ok(format!("<{} at {:#x} state={state}{ending}>", slf.get_type().name()?, slf.as_ptr() as usize))
     }
@@ -488,10 +575,10 @@ impl Future {
 
     #[getter]
     fn _result(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.cell.peek(|_, outcome, _| match outcome {
-            Some(Outcome::Value(value)) => Some(value.clone_ref(py)),
+        match self.look(py).1 {
+            Some(Outcome::Value(value)) => Some(value),
             _ => None,
-        })
+        }
     }
 
     #[setter(_result)]
@@ -503,10 +590,10 @@ impl Future {
 
     #[getter]
     fn _exception(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.cell.peek(|_, outcome, _| match outcome {
-            Some(Outcome::Error(error)) => Some(error.clone_ref(py)),
+        match self.look(py).1 {
+            Some(Outcome::Error(error)) => Some(error),
             _ => None,
-        })
+        }
     }
 
     #[setter(_exception)]
@@ -520,7 +607,7 @@ impl Future {
         let mut seen = self.cell.peek(|_, outcome, call| {
             match outcome {
                 Some(Outcome::Value(object) | Outcome::Error(object)) => visit.call(object)?,
-                None => {}
+                Some(Outcome::Reply(_)) | None => {}
             }
             call.map_or(Ok(()), |call| call.traverse(visit))
         });

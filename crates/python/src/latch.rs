@@ -33,6 +33,10 @@ impl Latch {
         }
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.state().is_open
+    }
+
     pub(crate) fn wait(&self, py: Python<'_>) -> PyResult<()> {
         let parker = park::mine();
         self.state().waiting.push(Arc::clone(&parker));

@@ -16,12 +16,17 @@ mod journal;
 mod latch;
 mod loop_crew;
 mod map;
+mod message;
 mod native;
 mod outcome;
+mod parcel;
 mod policy;
 mod pool;
+mod process_crew;
+mod process_worker;
 mod progress;
 mod seed;
+mod supervisor;
 mod tally;
 mod thread_crew;
 mod timers;
@@ -55,6 +60,10 @@ mod _core {
     #[pymodule_export]
     use crate::pool::refuse_new_tasks;
     #[pymodule_export]
+    use crate::process_worker::ProcessWorker;
+    #[pymodule_export]
+    use crate::supervisor::{Process, ProcessPool};
+    #[pymodule_export]
     use crate::thread_crew::Thread;
     #[pymodule_export]
     use crate::wait::{Completed, wait_for};
@@ -63,6 +72,18 @@ mod _core {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::unobserved::prepare(module.py())?;
         super::register_fork_handler(module.py())
+    }
+
+    /// Have orphaned descendants become children of this process.
+    #[pyfunction]
+    fn become_subreaper() -> PyResult<()> {
+        Ok(manyhands_os::process::become_subreaper()?)
+    }
+
+    /// Have this process killed when its parent ends.
+    #[pyfunction]
+    fn die_with_parent() -> PyResult<()> {
+        Ok(manyhands_os::process::set_parent_death_signal()?)
     }
 
     /// The processors that this process may use: its affinity mask, cut by the cgroup's quota.

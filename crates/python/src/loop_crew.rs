@@ -26,10 +26,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::attempt::{self, Ended, Ran};
-use crate::call::{Call, function_name};
+use crate::call::{Call, Work, function_name};
 use crate::detail::Detail;
 use crate::error;
-use crate::future::Future;
+use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::native::{self, Sent};
 use crate::pool::{Crew, Pool, Wake};
@@ -219,17 +219,18 @@ impl Loop {
     ) -> PyResult<()> {
         let py = task.py();
         let detail = task.get().detail();
-        let Some(call) = Future::start(task)? else {
+        let Some(work) = Future::start(task)? else {
             self.hand.in_flight.fetch_sub(1, Ordering::Relaxed);
             return match detail.and_then(Detail::gate) {
                 Some(gate) => self.pool.release(py, gate),
                 None => Ok(()),
             };
         };
+        let Work::Local(call) = &work else { unreachable!("loops are given local calls only") };
         let mut watched = None;
         if let Some(detail) = detail {
             let name = self.name.get().map_or("", String::as_str);
-            let (attempt, deadline) = attempt::begin(py, detail, &call, age, now, name)?;
+            let (attempt, deadline) = attempt::begin(py, detail, &work, age, now, name)?;
             let alarm = |future| Alarm::Coroutine { future, attempt };
             watched = deadline.map(|at| timers::arm(at, alarm(task.clone().unbind()))).transpose()?;
         }
@@ -243,11 +244,11 @@ impl Loop {
             began: now,
             waited,
         };
-        match call.make(py).and_then(|made| expect_awaitable(&call, made)) {
+        match call.make(py).and_then(|made| expect_awaitable(call, made)) {
             Ok(coroutine) => {
                 let _ = runner.coroutine.set(coroutine.unbind());
                 let runner = Bound::new(py, runner)?;
-                self.launch(task, &runner, &call, event_loop)
+                self.launch(task, &runner, call, event_loop)
             }
             Err(error) => {
                 runner.settle(py, Ending::Result(Err(error)));
@@ -489,7 +490,9 @@ impl Runner {
             attempt::measure(detail, clock::now() - self.began, Duration::ZERO);
         }
         let ended = match ending {
-            Ending::Result(result) => attempt::ended(future, &self.pool, result, &mut Wakes::default()),
+            Ending::Result(result) => {
+                attempt::ended(future, &self.pool, Outcome::of(py, result), &mut Wakes::default())
+            }
             Ending::Cancelled => {
                 Future::cancel_now(future);
                 match future.get().detail().and_then(Detail::gate) {

@@ -24,7 +24,6 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::call::Call;
 use crate::detail::Detail;
 use crate::enter::{self, Turn};
 use crate::error;
@@ -285,18 +284,17 @@ impl Mapped {
         };
         let index = state.next_index;
         let executor = state.executor.as_ref().expect("kept while there is a source").bind(py).get();
-        let call = Call::new(self.function.bind(py), args, None)?;
-        if let Some(seed) = self.seed {
-            crate::seed::plant(call.context.bind(py), seed, index)?;
-        }
+        let pool = executor.pool()?;
+        let seed = self.seed.map(|seed| crate::seed::of_item(seed, index));
+        let work = pool.work(self.function.bind(py), args, None, seed)?;
         let mut detail = executor.detail(py)?;
         let keeps_account = self.on_error != OnError::Bare;
         if keeps_account {
-            let mut kept = detail.unwrap_or_else(|| Box::new(Detail::new(None, None, call.submitted)));
+            let mut kept = detail.unwrap_or_else(|| Box::new(Detail::new(None, None, work.submitted())));
             kept.measured = self.on_error == OnError::Return;
             detail = Some(kept);
         }
-        let future = executor.pool()?.submit(py, call, detail)?;
+        let future = pool.submit(py, work, detail)?;
         if let Some(progress) = &state.progress {
             let _ = future.get().subscribe(Waiter::Progress(Arc::clone(&progress.counts)));
         }

@@ -1,6 +1,8 @@
 //! The C API that pyo3 does not wrap: each function here is one call and the reasons why it is sound.
 #![expect(unsafe_code, reason = "the one file of this crate that calls the C API directly")]
 
+use std::os::fd::{FromRawFd, OwnedFd};
+
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
@@ -133,4 +135,14 @@ pub(crate) fn send<'py>(coroutine: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>
         ffi::PySendResult::PYGEN_RETURN => result.map(Sent::Returned),
         ffi::PySendResult::PYGEN_ERROR => Err(result.err().unwrap_or_else(|| PyErr::fetch(py))),
     }
+}
+
+/// Takes over a descriptor whose number was passed on by the process that opened it for this one.
+pub(crate) fn own_descriptor(number: i32) -> PyResult<OwnedFd> {
+    if number < 0 {
+        return Err(pyo3::exceptions::PyValueError::new_err(format!("{number} is no descriptor")));
+    }
+    // SAFETY: the number was inherited for this object alone; Python code of ours passes it here once, and nobody else
+    // closes or uses it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

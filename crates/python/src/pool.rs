@@ -14,14 +14,20 @@ use manyhands_engine::clock::Tick;
 use manyhands_engine::gate::{GateId, Limits};
 use manyhands_engine::scheduler::{Order, Scheduler};
 use manyhands_engine::statistics::Statistics;
+use manyhands_os::clock;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::attempt::{Ended, Ran};
-use crate::call::Call;
+use crate::call::{Call, Work};
 use crate::detail::Detail;
 use crate::error;
 use crate::future::{Future, Outcome};
+use crate::latch::Latch;
 use crate::loop_crew::{Loop, LoopCrew, LoopHand};
+use crate::parcel::{Functions, Parcel};
+use crate::process_crew::{Dispatched, ProcessCrew, ProcessHand};
+use crate::supervisor;
 use crate::thread_crew::{Thread, ThreadCrew, ThreadHand};
 use crate::waiter::Wakes;
 
@@ -51,6 +57,15 @@ pub(crate) fn fork_generation() -> u32 {
 pub(crate) enum Crew {
     Threads(ThreadCrew),
     Loops(LoopCrew),
+    Processes(ProcessCrew),
+}
+
+/// What a pool's hands are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Model {
+    Threads,
+    Loops,
+    Processes,
 }
 
 /// Whom to wake for a task that came in, after the lock was released.
@@ -59,6 +74,8 @@ pub(crate) enum Wake {
     Nobody,
     Thread(Arc<ThreadHand>),
     Loop(Arc<LoopHand>),
+    /// Wake these workers, and the supervisor if it is needed.
+    Processes(Dispatched),
     /// Another hand is needed: start it.
     Spawn,
 }
@@ -71,7 +88,7 @@ pub(crate) struct Shared {
     /// No task is taken any more; those that are queued still run.
     pub(crate) closed: bool,
     /// Why no task can run, if the initializer failed.
-    broken: bool,
+    pub(crate) broken: bool,
 }
 
 impl Shared {
@@ -80,27 +97,35 @@ impl Shared {
         match &mut self.crew {
             Crew::Threads(crew) => crew.wake(&self.scheduler, due),
             Crew::Loops(crew) => crew.wake(&self.scheduler),
+            Crew::Processes(_) if self.broken => Wake::Nobody,
+            Crew::Processes(crew) => {
+                Wake::Processes(crew.dispatch(&mut self.scheduler, &mut self.statistics, clock::now()))
+            }
         }
     }
 }
 
 impl Shared {
     /// Takes out the tasks that were cancelled while their next attempt was delayed: nobody shall wait for them.
-    fn prune(&mut self, py: Python<'_>) -> Vec<Py<Future>> {
+    fn prune(&mut self) -> Vec<Py<Future>> {
         if self.scheduler.len() == self.scheduler.ready_len() {
             return Vec::new();
         }
         let mut cancelled = Vec::new();
         for task in self.scheduler.drain() {
-            let future = task.bind(py).get();
+            let future = task.get();
             if future.state().is_done() {
                 cancelled.push(task);
             } else {
-                let order = future.detail().map_or_else(Order::default, |detail| detail.order(py));
+                let order = future.detail().map_or_else(Order::default, Detail::order);
                 self.scheduler.push(task, order);
             }
         }
         cancelled
+    }
+
+    fn is_supervised(&self) -> bool {
+        matches!(&self.crew, Crew::Processes(crew) if crew.is_supervised)
     }
 
     /// Has every idle hand look whether it is still needed.
@@ -108,6 +133,9 @@ impl Shared {
         match &mut self.crew {
             Crew::Threads(crew) => crew.everybody().map(Wake::Thread).collect(),
             Crew::Loops(crew) => crew.everybody().map(Wake::Loop).collect(),
+            Crew::Processes(_) => {
+                vec![Wake::Processes(Dispatched { call_supervisor: true, ..Dispatched::default() })]
+            }
         }
     }
 
@@ -136,14 +164,24 @@ pub(crate) struct Pool {
     /// Starts a hand: a Python callable that is given a `_core.Thread` or `_core.Loop`.
     spawn: Py<PyAny>,
     born: u32,
-    cancels_running: bool,
+    model: Model,
+    /// The functions that were sent to worker processes.
+    pub(crate) functions: Functions,
+    /// Opened when the supervisor of worker processes has nothing left to look after.
+    pub(crate) over: Latch,
 }
 
 impl Pool {
     pub(crate) fn new(crew: Crew, spawn: Py<PyAny>) -> Arc<Self> {
         Arc::new(Self {
             born: fork_generation(),
-            cancels_running: matches!(crew, Crew::Loops(_)),
+            model: match crew {
+                Crew::Threads(_) => Model::Threads,
+                Crew::Loops(_) => Model::Loops,
+                Crew::Processes(_) => Model::Processes,
+            },
+            functions: Functions::default(),
+            over: Latch::default(),
             spawn,
             shared: Mutex::new(Shared {
                 scheduler: Scheduler::new(),
@@ -161,7 +199,36 @@ impl Pool {
 
     /// Whether a running task can be cancelled without further ado: a coroutine can, at its next `await`.
     pub(crate) fn cancels_running(&self) -> bool {
-        self.cancels_running
+        self.model == Model::Loops
+    }
+
+    /// Whether this process was forked from the one in which the pool has its hands.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.born != fork_generation()
+    }
+
+    /// Has Python start a hand.
+    pub(crate) fn spawn(&self, py: Python<'_>, hand: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.spawn.bind(py).call1((hand,)).map(drop)
+    }
+
+    /// The call in the form that the pool's hands need.
+    pub(crate) fn work(
+        &self,
+        function: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        kwargs: Option<Bound<'_, PyDict>>,
+        seed: Option<u64>,
+    ) -> PyResult<Work> {
+        if self.model == Model::Processes {
+            let parcel = Parcel::new(&self.functions, function, &args, kwargs.as_ref())?;
+            return Ok(Work::Parcel(Parcel { seed, ..parcel }));
+        }
+        let call = Call::new(function, args, kwargs)?;
+        if let Some(seed) = seed {
+            crate::seed::set(call.context.bind(function.py()), seed)?;
+        }
+        Ok(Work::Local(call))
     }
 
     /// Queues a call.
@@ -171,17 +238,17 @@ impl Pool {
     pub(crate) fn submit<'py>(
         self: &Arc<Self>,
         py: Python<'py>,
-        call: Call,
+        work: Work,
         detail: Option<Box<Detail>>,
     ) -> PyResult<Bound<'py, Future>> {
-        if self.born != fork_generation() {
+        if self.is_forked() {
             return Err(forked(py));
         }
         if EXITING.load(Ordering::Relaxed) {
             return Err(exiting(py));
         }
-        let order = detail.as_ref().map_or_else(Order::default, |detail| detail.order(py));
-        let future = Future::create_for(py, self, call, detail)?;
+        let order = detail.as_ref().map_or_else(Order::default, |detail| detail.order());
+        let future = Future::create_for(py, self, work, detail)?;
         let task = future.clone().unbind();
         let refused = {
             let mut shared = self.shared();
@@ -236,13 +303,28 @@ impl Pool {
                 Ok(())
             }
             Wake::Loop(hand) => hand.call(py),
+            Wake::Processes(dispatched) => self.wake_processes(dispatched),
             Wake::Spawn => self.start_hand(py),
         }
     }
 
+    fn wake_processes(self: &Arc<Self>, dispatched: Dispatched) -> PyResult<()> {
+        for hand in dispatched.wake {
+            hand.event.signal();
+        }
+        if dispatched.call_supervisor {
+            let event = match &self.shared().crew {
+                Crew::Processes(crew) => Arc::clone(&crew.event),
+                _ => return Ok(()),
+            };
+            supervisor::ensure(self)?;
+            event.signal();
+        }
+        Ok(())
+    }
+
     fn start_hand(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        // `cancels_running` tells loops from threads without the lock.
-        let started = if self.cancels_running {
+        let started = if self.model == Model::Loops {
             Loop::new(self).into_pyobject(py).map(Bound::into_any)
         } else {
             Thread::new(self).into_pyobject(py).map(Bound::into_any)
@@ -253,6 +335,8 @@ impl Pool {
             let hands = match &mut shared.crew {
                 Crew::Threads(crew) => crew.could_not_start(),
                 Crew::Loops(crew) => crew.could_not_start(),
+                // Started by the supervisor.
+                Crew::Processes(_) => 1,
             };
             // With other hands at work the task will be run, only later.
             if hands == 0 {
@@ -282,25 +366,34 @@ impl Pool {
     }
 
     /// Takes no more tasks; with `cancel` drops those that have not begun. Hands end when the queue is empty.
-    pub(crate) fn close(&self, py: Python<'_>, cancel: bool) {
+    pub(crate) fn close(self: &Arc<Self>, py: Python<'_>, cancel: bool) {
+        if self.is_forked() {
+            // Nobody here can run or finish anything, and the events are the parent's.
+            return;
+        }
         let (dropped, wakes) = {
             let mut shared = self.shared();
             shared.closed = true;
-            let dropped = if cancel { shared.scheduler.drain() } else { shared.prune(py) };
+            let dropped = if cancel { shared.scheduler.drain() } else { shared.prune() };
             (dropped, shared.wake_everybody())
         };
         for task in dropped {
             Future::cancel_now(task.bind(py));
         }
-        Self::wake_up(py, wakes);
+        self.wake_up(py, wakes);
+        if !self.shared().is_supervised() {
+            // No worker process was ever started.
+            self.over.open();
+        }
     }
 
-    fn wake_up(py: Python<'_>, wakes: Vec<Wake>) {
+    fn wake_up(self: &Arc<Self>, py: Python<'_>, wakes: Vec<Wake>) {
         for wake in wakes {
             match wake {
                 Wake::Thread(hand) => hand.parker.unpark(),
                 // A loop that is gone has nothing left to close.
                 Wake::Loop(hand) => drop(hand.call(py)),
+                Wake::Processes(dispatched) => drop(self.wake_processes(dispatched)),
                 Wake::Nobody | Wake::Spawn => {}
             }
         }
@@ -331,20 +424,35 @@ impl Pool {
         let (hand, dropped, wakes) = {
             let mut shared = self.shared();
             shared.statistics.cancelled += 1;
-            let hand = match &shared.crew {
-                Crew::Threads(crew) if was_running => crew.runner_of(future),
+            let hand = match &mut shared.crew {
+                Crew::Threads(crew) if was_running => crew.runner_of(future).map(Runner::Thread),
+                Crew::Processes(crew) if was_running => crew.give_up(future).map(Runner::Process),
                 _ => None,
             };
-            let dropped = if shared.closed { shared.prune(py) } else { Vec::new() };
+            let dropped = if shared.closed { shared.prune() } else { Vec::new() };
             let wakes = if dropped.is_empty() { Vec::new() } else { shared.wake_everybody() };
             (hand, dropped, wakes)
         };
         drop(dropped);
-        Self::wake_up(py, wakes);
-        if let Some((hand, serial)) = hand {
-            crate::thread_crew::abandon(py, self, &hand, serial);
+        self.wake_up(py, wakes);
+        match hand {
+            Some(Runner::Thread((hand, serial))) => {
+                crate::thread_crew::abandon(py, self, &hand, serial);
+            }
+            Some(Runner::Process(hand)) => {
+                if let Err(failure) = supervisor::kill(py, &hand, supervisor::GRACE) {
+                    failure.write_unraisable(py, None);
+                }
+            }
+            None => {}
         }
     }
+}
+
+/// Who runs a task that was cancelled.
+enum Runner {
+    Thread((Arc<ThreadHand>, u64)),
+    Process(Arc<ProcessHand>),
 }
 
 fn closed(py: Python<'_>) -> PyErr {

@@ -20,18 +20,18 @@ const fn mix(state: u64) -> u64 {
 }
 
 /// The seed of item `index` of a map with `seed`.
-const fn of_item(seed: u64, index: u64) -> u64 {
+pub(crate) const fn of_item(seed: u64, index: u64) -> u64 {
     mix(mix(seed.wrapping_add(GOLDEN)).wrapping_add(GOLDEN.wrapping_mul(index.wrapping_add(1))))
 }
 
-/// Sets the item's seed in the context of its call.
-pub(crate) fn plant(context: &Bound<'_, PyAny>, seed: u64, index: u64) -> PyResult<()> {
+/// Sets an item's seed in the context of its call.
+pub(crate) fn set(context: &Bound<'_, PyAny>, seed: u64) -> PyResult<()> {
     static VARIABLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = context.py();
     let variable = VARIABLE.get_or_try_init(py, || {
         Ok::<_, PyErr>(py.import("manyhands.randomness")?.getattr("_seed")?.unbind())
     })?;
     native::in_context(context, || {
-        variable.bind(py).call_method1(pyo3::intern!(py, "set"), (of_item(seed, index),)).map(drop)
+        variable.bind(py).call_method1(pyo3::intern!(py, "set"), (seed,)).map(drop)
     })
 }

@@ -26,11 +26,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::attempt::{self, Ended, Ran};
-use crate::call::{Call, function_name};
+use crate::call::{Work, function_name};
 use crate::detail::Detail;
 use crate::enter::Turn;
 use crate::error;
-use crate::future::Future;
+use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::native;
 use crate::pool::{Crew, Pool, Wake};
@@ -257,8 +257,8 @@ impl Thread {
     fn run_task(&self, future: &Bound<'_, Future>, age: u64, began: Tick, wakes: &mut Wakes) -> Option<Ran> {
         let py = future.py();
         let detail = future.get().detail();
-        let call = match Future::start(future) {
-            Ok(Some(call)) => call,
+        let work = match Future::start(future) {
+            Ok(Some(work)) => work,
             nothing => {
                 report(py, nothing.map(drop));
                 if let Some(gate) = detail.and_then(Detail::gate) {
@@ -267,10 +267,12 @@ impl Thread {
                 return Some(Ran { ended: Ended::Skipped, waited: Duration::ZERO, began });
             }
         };
+        let Work::Local(call) = &work else { unreachable!("threads are given local calls only") };
         let serial = self.hand.enter(future);
-        let watched = detail.map(|detail| self.watch(future, detail, &call, serial, age, began));
+        let watched = detail.map(|detail| self.watch(future, detail, &work, serial, age, began));
         let cpu = detail.filter(|detail| detail.measured).map(|_| clock::thread_cpu());
-        let result = call.make(py).and_then(|value| refuse_coroutine(&call, value));
+        let result =
+            call.make(py).and_then(|value| refuse_coroutine(call.function.bind(py), value, "on a thread"));
         let mine = self.hand.leave();
         match watched.transpose() {
             Ok(Some(Some(watched))) => watched.disarm(),
@@ -285,7 +287,7 @@ impl Thread {
             attempt::measure(detail, clock::now() - began, cpu);
         }
         let waited = detail.map_or_else(|| began - call.submitted, |detail| detail.history().waited);
-        let ended = attempt::ended(future, &self.pool, result.map(Bound::unbind), wakes);
+        let ended = attempt::ended(future, &self.pool, Outcome::of(py, result.map(Bound::unbind)), wakes);
         let ended = ended.unwrap_or_else(|failure| {
             failure.write_unraisable(py, None);
             Ended::Failed
@@ -298,13 +300,13 @@ impl Thread {
         &self,
         future: &Bound<'_, Future>,
         detail: &Detail,
-        call: &Call,
+        work: &Work,
         serial: u64,
         age: u64,
         began: Tick,
     ) -> PyResult<Option<Watched>> {
         let name = self.name.get().map_or("", String::as_str);
-        let (_, deadline) = attempt::begin(future.py(), detail, call, age, began, name)?;
+        let (_, deadline) = attempt::begin(future.py(), detail, work, age, began, name)?;
         let Some(deadline) = deadline else { return Ok(None) };
         let alarm = Alarm::Thread { hand: Arc::clone(&self.hand), serial, future: future.clone().unbind() };
         Ok(Some(timers::arm(deadline, alarm)?))
@@ -369,18 +371,22 @@ fn report(py: Python<'_>, result: PyResult<()>) {
     }
 }
 
-/// An `async def` function called on a thread only makes a coroutine that nobody runs.
-fn refuse_coroutine<'py>(call: &Call, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+/// An `async def` function that is called like a plain one only makes a coroutine that nobody runs.
+pub(crate) fn refuse_coroutine<'py>(
+    function: &Bound<'py, PyAny>,
+    value: Bound<'py, PyAny>,
+    place: &str,
+) -> PyResult<Bound<'py, PyAny>> {
     if !native::is_coroutine(&value) {
         return Ok(value);
     }
     let py = value.py();
     value.call_method0(pyo3::intern!(py, "close"))?;
-    let name = function_name(call.function.bind(py));
+    let name = function_name(function);
     Err(error::error_with_hint(
         py,
         error::wrong_executor(py),
-        format!("could not run `{name}` on a thread: it is an `async def` function"),
+        format!("could not run `{name}` {place}: it is an `async def` function"),
         "use AsyncExecutor, or on=\"async\"",
     ))
 }

@@ -71,6 +71,21 @@ impl Waiter {
         }
     }
 
+    /// Tells the waiter without the interpreter, if it can be told so; otherwise gives it back.
+    pub(crate) fn notify_detached(self, failed: bool, retries: u64, wakes: &mut Wakes) -> Result<(), Self> {
+        match self {
+            Self::Thread(parker) => wakes.add(parker),
+            Self::Progress(counts) => counts.add(failed, retries),
+            Self::Mailbox(mailbox, number) => {
+                if !mailbox.put_detached(number, wakes) {
+                    return Err(Self::Mailbox(mailbox, number));
+                }
+            }
+            other => return Err(other),
+        }
+        Ok(())
+    }
+
     pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::Callback(callback) => visit.call(callback),
@@ -151,6 +166,19 @@ impl Mailbox {
             Some(Reader::Loop(waiter)) => waiter.call_soon(bridge::wake_function(py)),
             None => {}
         }
+    }
+
+    /// Puts a number without the interpreter; `false` if an asyncio task reads this mailbox.
+    fn put_detached(&self, number: u64, wakes: &mut Wakes) -> bool {
+        let mut letters = self.letters();
+        if matches!(letters.reader, Some(Reader::Loop(_))) {
+            return false;
+        }
+        letters.numbers.push_back(number);
+        if let Some(Reader::Thread(parker)) = letters.reader.take() {
+            wakes.add(parker);
+        }
+        true
     }
 
     /// Takes the next number.

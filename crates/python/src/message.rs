@@ -1,0 +1,149 @@
+//! The messages between a pool and its worker processes: one byte of kind, fixed fields (little endian), then bytes.
+//!
+//! A worker runs the user's code, and that code may scribble into the segment: everything read from a ring is checked.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use manyhands_os::segment::Segment;
+
+const TASK: u8 = 0;
+const OUTSIDE: u8 = 1;
+const READY: u8 = 2;
+const NOT_READY: u8 = 3;
+const VALUE: u8 = 4;
+const ERROR: u8 = 5;
+
+/// The fixed part of a task; followed by the pickled function, if the worker does not know it, and the arguments.
+pub(crate) struct Task {
+    pub(crate) serial: u64,
+    pub(crate) function: u32,
+    /// Bytes of the pickled function; 0 if the worker knows it.
+    pub(crate) function_len: u32,
+    pub(crate) seed: Option<u64>,
+}
+
+impl Task {
+    pub(crate) fn encode(&self) -> [u8; 26] {
+        let mut bytes = [0; 26];
+        bytes[0] = TASK;
+        bytes[1..9].copy_from_slice(&self.serial.to_le_bytes());
+        bytes[9..13].copy_from_slice(&self.function.to_le_bytes());
+        bytes[13..17].copy_from_slice(&self.function_len.to_le_bytes());
+        bytes[17] = u8::from(self.seed.is_some());
+        bytes[18..26].copy_from_slice(&self.seed.unwrap_or(0).to_le_bytes());
+        bytes
+    }
+}
+
+pub(crate) const fn ready() -> [u8; 1] {
+    [READY]
+}
+
+/// Followed by the traceback's text.
+pub(crate) const fn not_ready() -> [u8; 1] {
+    [NOT_READY]
+}
+
+/// The fixed part of an answer; followed by the pickled value or failure.
+pub(crate) fn answer(serial: u64, has_failed: bool, run: u64, cpu: u64) -> [u8; 25] {
+    let mut bytes = [0; 25];
+    bytes[0] = if has_failed { ERROR } else { VALUE };
+    bytes[1..9].copy_from_slice(&serial.to_le_bytes());
+    bytes[9..17].copy_from_slice(&run.to_le_bytes());
+    bytes[17..25].copy_from_slice(&cpu.to_le_bytes());
+    bytes
+}
+
+/// Puts a message into a segment of its own; returns the message that says where it is.
+pub(crate) fn outside(parts: &[&[u8]]) -> io::Result<([u8; 13], Segment)> {
+    let len = parts.iter().map(|part| part.len()).sum();
+    let segment = Segment::create(len)?;
+    let mut offset = 0;
+    for part in parts {
+        segment.write(offset, part)?;
+        offset += part.len();
+    }
+    let mut bytes = [OUTSIDE; 13];
+    let descriptor = u32::try_from(segment.fd().as_raw_fd()).map_err(io::Error::other)?;
+    bytes[1..5].copy_from_slice(&descriptor.to_le_bytes());
+    bytes[5..13].copy_from_slice(&(len as u64).to_le_bytes());
+    Ok((bytes, segment))
+}
+
+/// What a worker is told.
+pub(crate) enum Order<'a> {
+    Task { task: Task, function: &'a [u8], arguments: &'a [u8] },
+    Outside { descriptor: u32, len: u64 },
+}
+
+/// What a worker answers.
+pub(crate) enum Answer<'a> {
+    Ready,
+    NotReady(&'a [u8]),
+    Done { serial: u64, has_failed: bool, run: u64, cpu: u64, bytes: &'a [u8] },
+    Outside { descriptor: u32, len: u64 },
+}
+
+/// Reads fields off the front of a message; `None` if it is too short.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk::<N>()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+}
+
+/// Reads a message to a worker; `None` if it is none.
+pub(crate) fn read_order(bytes: &[u8]) -> Option<Order<'_>> {
+    let mut reader = Reader(bytes);
+    Some(match reader.byte()? {
+        TASK => {
+            let (serial, function, function_len) = (reader.u64()?, reader.u32()?, reader.u32()?);
+            let (has_seed, seed) = (reader.byte()?, reader.u64()?);
+            let task = Task { serial, function, function_len, seed: (has_seed == 1).then_some(seed) };
+            let (function, arguments) = reader.0.split_at_checked(function_len as usize)?;
+            Order::Task { task, function, arguments }
+        }
+        OUTSIDE => Order::Outside { descriptor: reader.u32()?, len: reader.u64()? },
+        _ => return None,
+    })
+}
+
+/// Reads a message from a worker; `None` if it is none.
+pub(crate) fn read_answer(bytes: &[u8]) -> Option<Answer<'_>> {
+    let mut reader = Reader(bytes);
+    Some(match reader.byte()? {
+        READY => Answer::Ready,
+        NOT_READY => Answer::NotReady(reader.0),
+        kind @ (VALUE | ERROR) => {
+            let (serial, run, cpu) = (reader.u64()?, reader.u64()?, reader.u64()?);
+            Answer::Done { serial, has_failed: kind == ERROR, run, cpu, bytes: reader.0 }
+        }
+        OUTSIDE => Answer::Outside { descriptor: reader.u32()?, len: reader.u64()? },
+        _ => return None,
+    })
+}
+
+/// Reads what another process of ours has put into a segment of its own.
+pub(crate) fn read_outside(pid: i32, descriptor: u32, len: u64) -> io::Result<Vec<u8>> {
+    let file =
+        std::fs::OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/fd/{descriptor}"))?;
+    let segment = Segment::from_fd(file.into())?;
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    segment.read(0, len)
+}

@@ -1,0 +1,162 @@
+//! Tasks as bytes: what is sent to a worker process, and what it sends back.
+//!
+//! The function is pickled once per pool, and sent once to each worker; a task names it by number. Arguments are pickled
+//! in the thread that submits, results are read in the thread that asks: nobody in between needs the interpreter.
+//!
+//! The standard pickler is fast, but sends what lives in `__main__` by name only, which a worker cannot find there, and
+//! refuses lambdas. What it refuses, or names `__main__`, is pickled again by cloudpickle, which sends it by value.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use manyhands_engine::clock::Tick;
+use manyhands_os::clock;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+
+use crate::call::function_name;
+use crate::error;
+
+/// How many functions a pool remembers, before it begins anew: lambdas made in a loop must not pile up.
+const MOST_FUNCTIONS: usize = 256;
+
+/// A pickled function.
+pub(crate) struct Function {
+    pub(crate) number: u32,
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The functions that a pool has pickled, by identity.
+#[derive(Default)]
+pub(crate) struct Functions(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    next: u32,
+    /// The object is kept, so that its address stays its own.
+    known: HashMap<usize, (Py<PyAny>, Arc<Function>)>,
+}
+
+impl Functions {
+    /// The function in pickled form.
+    pub(crate) fn get(&self, function: &Bound<'_, PyAny>) -> PyResult<Arc<Function>> {
+        let address = function.as_ptr() as usize;
+        let table = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = table().known.get(&address) {
+            return Ok(Arc::clone(known));
+        }
+        let py = function.py();
+        let bytes = dump_by_value(function)?;
+        let mut table = table();
+        let forgotten =
+            if table.known.len() < MOST_FUNCTIONS { None } else { Some(std::mem::take(&mut table.known)) };
+        let number = table.next;
+        table.next += 1;
+        let pickled = Arc::new(Function { number, name: function_name(function), bytes });
+        let replaced = table.known.insert(address, (function.clone().unbind(), Arc::clone(&pickled)));
+        drop(table);
+        // Outside the lock: these hold Python objects.
+        drop((forgotten, replaced));
+        let _ = py;
+        Ok(pickled)
+    }
+}
+
+/// A call in another process.
+#[derive(Clone)]
+pub(crate) struct Parcel {
+    pub(crate) function: Arc<Function>,
+    /// Pickled `(args, kwargs)`; empty for no arguments at all.
+    pub(crate) arguments: Arc<Vec<u8>>,
+    /// The seed of the item that it works on.
+    pub(crate) seed: Option<u64>,
+    pub(crate) submitted: Tick,
+}
+
+impl Parcel {
+    /// Pickles a call.
+    pub(crate) fn new(
+        functions: &Functions,
+        function: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        let function = functions.get(function)?;
+        let arguments = if args.is_empty() && kwargs.is_none_or(PyDictMethods::is_empty) {
+            Vec::new()
+        } else {
+            let pair =
+                PyTuple::new(args.py(), [args.as_any(), &kwargs.into_pyobject(args.py())?.into_any()])?;
+            dump(pair.as_any()).map_err(|error| cannot_send(&error, &function.name, args.py()))?
+        };
+        Ok(Self { function, arguments: Arc::new(arguments), seed: None, submitted: clock::now() })
+    }
+}
+
+fn cannot_send(error: &PyErr, name: &str, py: Python<'_>) -> PyErr {
+    let explained = pyo3::exceptions::PyTypeError::new_err(format!(
+        "could not send the arguments of `{name}` to a worker process: {}",
+        error.value(py)
+    ));
+    explained.set_cause(py, Some(error.clone_ref(py)));
+    explained
+}
+
+fn pickler(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let dumps =
+        DUMPS.get_or_try_init(py, || Ok::<_, PyErr>(py.import("_pickle")?.getattr("dumps")?.unbind()))?;
+    Ok(dumps.bind(py))
+}
+
+/// Pickles an object for a process of the same program.
+pub(crate) fn dump(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let plain = pickler(object.py())?.call1((object, 5)).and_then(|bytes| Ok(bytes.cast_into::<PyBytes>()?));
+    match plain {
+        Ok(bytes) if !names_main(bytes.as_bytes()) => Ok(bytes.as_bytes().to_vec()),
+        _ => dump_by_value(object),
+    }
+}
+
+fn names_main(bytes: &[u8]) -> bool {
+    memchr::memmem::find(bytes, b"__main__").is_some()
+}
+
+/// Pickles with cloudpickle, which sends by value what cannot be imported by name.
+fn dump_by_value(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let py = object.py();
+    let bytes = py.import("cloudpickle")?.call_method1("dumps", (object, 5))?;
+    Ok(bytes.cast_into::<PyBytes>()?.as_bytes().to_vec())
+}
+
+/// Reads what [`dump`] wrote. Only bytes of the pool's own workers come here: pickle is code.
+pub(crate) fn load<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let loads =
+        LOADS.get_or_try_init(py, || Ok::<_, PyErr>(py.import("_pickle")?.getattr("loads")?.unbind()))?;
+    loads.bind(py).call1((PyBytes::new(py, bytes),))
+}
+
+/// What a worker process answered.
+pub(crate) struct Reply {
+    pub(crate) has_failed: bool,
+    /// The pickled value; or the pickled pair of exception and traceback text.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Reply {
+    /// Reads the value, or the exception with the worker's traceback as its cause.
+    pub(crate) fn read(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let read = load(py, &self.bytes)?;
+        if !self.has_failed {
+            return Ok(read.unbind());
+        }
+        let (exception, traceback): (Bound<'_, PyAny>, String) = read.extract()?;
+        let remote = error::remote_traceback(py)?.call1((traceback,))?;
+        let error = PyErr::from_value(exception);
+        error.set_cause(py, Some(PyErr::from_value(remote)));
+        Err(error)
+    }
+}

@@ -1,0 +1,252 @@
+//! The worker's side: takes tasks from its ring, calls, answers. Runs in the worker process's main thread.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use manyhands_os::clock;
+use manyhands_os::event::Event;
+use manyhands_os::ring::{self, Consumer, Producer, PushError};
+use manyhands_os::segment::Segment;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::message::{self, Order, Task};
+use crate::native;
+use crate::parcel;
+use crate::process_crew::{RELEASED, RING, STOPPED};
+
+/// How long an idle worker looks for its next task before it sleeps.
+const LOOK: Duration = Duration::from_micros(50);
+/// How often a worker whose answers find no room looks again.
+const FULL: Duration = Duration::from_millis(1);
+
+/// What a worker holds.
+struct Body {
+    tasks: Consumer,
+    answers: Producer,
+    functions: HashMap<u32, PyResult<Py<PyAny>>>,
+    /// Answers that did not fit the ring, until the pool has read them; and how many have been forgotten.
+    outside: VecDeque<Segment>,
+    forgotten: u64,
+    segment: Arc<Segment>,
+}
+
+impl Body {
+    fn is_stopped(&self) -> bool {
+        self.segment.words()[STOPPED].load(Ordering::Acquire) != 0
+    }
+
+    /// Gives back the memory of answers that the pool has read.
+    fn forget_read(&mut self) {
+        let released = self.segment.words()[RELEASED].load(Ordering::Acquire);
+        while self.forgotten < released && self.outside.pop_front().is_some() {
+            self.forgotten += 1;
+        }
+    }
+}
+
+/// A worker process, as its Python main function sees it.
+#[pyclass(frozen, module = "manyhands._core")]
+pub(crate) struct ProcessWorker {
+    parent: i32,
+    event: Event,
+    pool_event: Event,
+    body: Mutex<Option<Body>>,
+}
+
+impl ProcessWorker {
+    /// Sends an answer, waiting for room.
+    fn answer(&self, py: Python<'_>, body: &mut Body, parts: &[&[u8]]) -> PyResult<()> {
+        loop {
+            let pushed = match body.answers.try_push(parts) {
+                Err(PushError::TooLarge { .. }) => {
+                    let (header, segment) = message::outside(parts)?;
+                    body.forget_read();
+                    body.outside.push_back(segment);
+                    return self.answer(py, body, &[&header]);
+                }
+                pushed => pushed,
+            };
+            if let Ok(pushed) = pushed {
+                if pushed.must_wake {
+                    self.pool_event.signal();
+                }
+                return Ok(());
+            }
+            // The pool reads without our asking; there is no event for room, for there is room nearly always.
+            py.detach(|| std::thread::sleep(FULL));
+        }
+    }
+
+    /// Waits for a task; `false` if the worker shall end.
+    fn next(&self, py: Python<'_>, body: &mut Body, message: &mut Vec<u8>) -> PyResult<bool> {
+        let corrupt =
+            |error: ring::RingError| PyRuntimeError::new_err(format!("the task ring is corrupt: {error}"));
+        let mut until = clock::now() + LOOK;
+        loop {
+            if body.tasks.try_pop(message).map_err(corrupt)? {
+                return Ok(true);
+            }
+            if clock::now() < until {
+                std::hint::spin_loop();
+                continue;
+            }
+            if body.is_stopped() {
+                return Ok(false);
+            }
+            body.forget_read();
+            if body.tasks.prepare_sleep() {
+                // A signal's handler may have something to raise.
+                if py.detach(|| self.event.wait(None)).is_err() {
+                    py.check_signals()?;
+                }
+            }
+            self.event.drain();
+            body.tasks.end_sleep();
+            until = clock::now();
+        }
+    }
+
+    /// Follows one order.
+    fn follow(&self, py: Python<'_>, body: &mut Body, bytes: &[u8], may_be_outside: bool) -> PyResult<()> {
+        match message::read_order(bytes) {
+            Some(Order::Task { task, function, arguments }) => {
+                if !function.is_empty() {
+                    body.functions.insert(task.function, parcel::load(py, function).map(Bound::unbind));
+                }
+                self.run_task(py, body, &task, arguments)
+            }
+            Some(Order::Outside { descriptor, len }) if may_be_outside => {
+                let message = message::read_outside(self.parent, descriptor, len)?;
+                self.follow(py, body, &message, false)
+            }
+            _ => Err(PyRuntimeError::new_err("the pool sent a message of no known kind")),
+        }
+    }
+
+    fn run_task(&self, py: Python<'_>, body: &mut Body, task: &Task, arguments: &[u8]) -> PyResult<()> {
+        let (began, cpu) = (clock::now(), clock::thread_cpu());
+        let result = call(py, body, task, arguments);
+        let run = clock::now() - began;
+        let cpu = clock::thread_cpu().saturating_sub(cpu);
+        let (has_failed, bytes) = pack(py, result)?;
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let header = message::answer(task.serial, has_failed, nanoseconds(run), nanoseconds(cpu));
+        self.answer(py, body, &[&header, &bytes])
+    }
+}
+
+fn call<'py>(py: Python<'py>, body: &Body, task: &Task, arguments: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let function = match body.functions.get(&task.function) {
+        Some(Ok(function)) => function.bind(py).clone(),
+        Some(Err(error)) => return Err(error.clone_ref(py)),
+        None => return Err(PyRuntimeError::new_err("the worker was not sent the function")),
+    };
+    let (args, kwargs) = if arguments.is_empty() {
+        (PyTuple::empty(py), None)
+    } else {
+        parcel::load(py, arguments)?.extract::<(Bound<'_, PyTuple>, Option<Bound<'_, PyDict>>)>()?
+    };
+    let context = native::copy_current_context(py)?;
+    if let Some(seed) = task.seed {
+        crate::seed::set(&context, seed)?;
+    }
+    let result = native::in_context(&context, || native::call(&function, &args, kwargs.as_ref()))?;
+    crate::thread_crew::refuse_coroutine(&function, result, "in a worker process")
+}
+
+/// Pickles a result, or why there is none.
+fn pack(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> PyResult<(bool, Vec<u8>)> {
+    let error = match result {
+        Ok(value) => match parcel::dump(&value) {
+            Ok(bytes) => return Ok((false, bytes)),
+            Err(error) => {
+                let kind = value.get_type().fully_qualified_name()?;
+                let explained = pyo3::exceptions::PyTypeError::new_err(format!(
+                    "could not send the result, a {kind}, back from the worker process: {}",
+                    error.value(py)
+                ));
+                explained.set_cause(py, Some(error));
+                explained
+            }
+        },
+        Err(error) => error,
+    };
+    let traceback = format_exception(&error, py)?;
+    let pair = (error.value(py), &traceback).into_pyobject(py)?;
+    if let Ok(bytes) = parcel::dump(pair.as_any()) {
+        // An exception that pickles but cannot be read would fail in the parent; better to know here.
+        if parcel::load(py, &bytes).is_ok() {
+            return Ok((true, bytes));
+        }
+    }
+    let stand_in = crate::error::unsendable_error(py)?.call1((
+        error.get_type(py).fully_qualified_name()?,
+        error.value(py).str().map_or_else(|_| "?".to_owned(), |text| text.to_string()),
+    ))?;
+    let pair = (stand_in, traceback).into_pyobject(py)?;
+    Ok((true, parcel::dump(pair.as_any())?))
+}
+
+fn format_exception(error: &PyErr, py: Python<'_>) -> PyResult<String> {
+    let lines: Vec<String> = py
+        .import("traceback")?
+        .call_method1("format_exception", (error.get_type(py), error.value(py), error.traceback(py)))?
+        .extract()?;
+    Ok(lines.concat())
+}
+
+#[pymethods]
+impl ProcessWorker {
+    /// Take over the descriptors that the pool passed on.
+    #[new]
+    fn new(parent: i32, segment: i32, event: i32, pool_event: i32) -> PyResult<Self> {
+        let segment = Arc::new(Segment::from_fd(own(segment)?)?);
+        if segment.words().len() <= STOPPED {
+            return Err(PyRuntimeError::new_err("the segment is too small to be a worker's"));
+        }
+        let fault = |error: ring::RingError| PyRuntimeError::new_err(error.to_string());
+        let tasks = ring::consumer(Arc::clone(&segment), 0, RING).map_err(fault)?;
+        let answers = ring::producer(Arc::clone(&segment), RING, RING).map_err(fault)?;
+        let (functions, outside) = (HashMap::new(), VecDeque::new());
+        let body = Body { tasks, answers, functions, outside, forgotten: 0, segment };
+        Ok(Self {
+            parent,
+            event: Event::from_fd(own(event)?)?,
+            pool_event: Event::from_fd(own(pool_event)?)?,
+            body: Mutex::new(Some(body)),
+        })
+    }
+
+    /// Tell the pool that the initializer raised.
+    fn initializer_failed(&self, py: Python<'_>, traceback: &str) -> PyResult<()> {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match body {
+            Some(mut body) => self.answer(py, &mut body, &[&message::not_ready(), traceback.as_bytes()]),
+            None => Ok(()),
+        }
+    }
+
+    /// Run tasks until told to stop.
+    fn run(&self, py: Python<'_>) -> PyResult<()> {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut body) = body else { return Ok(()) };
+        self.answer(py, &mut body, &[&message::ready()])?;
+        let mut message = Vec::new();
+        loop {
+            if !self.next(py, &mut body, &mut message)? {
+                return Ok(());
+            }
+            self.follow(py, &mut body, &message, true)?;
+        }
+    }
+}
+
+/// Takes over a descriptor that was inherited for this purpose.
+fn own(descriptor: i32) -> PyResult<OwnedFd> {
+    native::own_descriptor(descriptor)
+}

@@ -1,0 +1,455 @@
+//! The one thread that looks after the worker processes of a pool.
+//!
+//! It reads what workers answer and settles futures, without the interpreter as long as nobody Python-side has to be
+//! told; starts workers, ends those whose task has passed its limit, buries the dead and moves their tasks. It sleeps on
+//! one event, which workers, submitters and the zygote's messages signal, and only while it sleeps.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands_engine::clock::Tick;
+use manyhands_os::clock;
+use manyhands_os::event::Event;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::attempt::{self, Ended as HowEnded, Ran};
+use crate::error;
+use crate::future::{Future, Outcome, Rest};
+use crate::message::{self, Answer};
+use crate::parcel::Reply;
+use crate::pool::{Crew, Pool, Shared};
+use crate::process_crew::{Dispatched, Ended, Flight, ProcessCrew, ProcessHand, Worker};
+use crate::waiter::Wakes;
+
+/// How long a worker may take to end by itself after SIGTERM.
+pub(crate) const GRACE: f64 = 0.5;
+/// The longest sleep: a year, in which something else will have happened.
+const LONGEST: Duration = Duration::from_secs(31_536_000);
+
+/// An answer that somebody with the interpreter has to handle.
+enum Errand {
+    /// A future was settled, and Python waits for it.
+    Rest(Py<Future>, Rest),
+    /// A task under a policy has ended.
+    Ended(Flight, Outcome, Tick),
+    /// A task was found cancelled.
+    Cancelled(Py<Future>),
+    /// A task has passed its limit: end its worker.
+    Overdue(Arc<ProcessHand>, Flight),
+    /// A worker has ended while it ran this.
+    Died(Arc<ProcessHand>, Flight, Ended),
+    /// No worker gets ready: this is why.
+    Broken(String),
+    /// A worker has to be started.
+    Start(Arc<ProcessHand>),
+    /// A worker says nonsense: end it.
+    Mad(Arc<ProcessHand>, String),
+}
+
+/// The thread.
+struct Supervisor {
+    pool: Arc<Pool>,
+    event: Arc<Event>,
+    errands: Vec<Errand>,
+    wakes: Wakes,
+    message: Vec<u8>,
+}
+
+/// Starts the supervisor of `pool`, unless it has one.
+pub(crate) fn ensure(pool: &Arc<Pool>) -> io::Result<()> {
+    let event = {
+        let mut shared = pool.shared();
+        let Crew::Processes(crew) = &mut shared.crew else { return Ok(()) };
+        if std::mem::replace(&mut crew.is_supervised, true) {
+            return Ok(());
+        }
+        Arc::clone(&crew.event)
+    };
+    let pool = Arc::clone(pool);
+    std::thread::Builder::new().name("manyhands-supervisor".to_owned()).spawn(move || {
+        let mut supervisor =
+            Supervisor { pool, event, errands: Vec::new(), wakes: Wakes::default(), message: Vec::new() };
+        supervisor.run();
+        supervisor.pool.over.open();
+    })?;
+    Ok(())
+}
+
+impl Supervisor {
+    fn run(&mut self) {
+        loop {
+            for hand in self.hands() {
+                self.collect(&hand);
+                self.bury(&hand);
+            }
+            let Some(deadline) = self.look_after() else { return };
+            self.wakes.flush();
+            if !self.errands.is_empty() {
+                if !self.run_errands() {
+                    return;
+                }
+                continue;
+            }
+            if self.may_sleep() {
+                let patience = deadline.since(clock::now()).min(LONGEST);
+                // A failure or a signal only means to look again.
+                let _ = self.event.wait(Some(patience));
+            }
+            self.event.drain();
+            self.hands().iter().for_each(|hand| hand.results().end_sleep());
+        }
+    }
+
+    fn with_crew<R>(&self, body: impl FnOnce(&mut ProcessCrew) -> R) -> Option<R> {
+        match &mut self.pool.shared().crew {
+            Crew::Processes(crew) => Some(body(crew)),
+            _ => None,
+        }
+    }
+
+    fn hands(&self) -> Vec<Arc<ProcessHand>> {
+        let hands =
+            |crew: &mut ProcessCrew| crew.workers.iter().map(|worker| Arc::clone(&worker.hand)).collect();
+        self.with_crew(hands).unwrap_or_default()
+    }
+
+    /// Announces to every worker that this thread sleeps; `false` if one of them has answered meanwhile.
+    fn may_sleep(&self) -> bool {
+        self.hands().iter().all(|hand| hand.results().prepare_sleep())
+    }
+
+    /// Reads everything that a worker has answered.
+    fn collect(&mut self, hand: &Arc<ProcessHand>) {
+        loop {
+            let popped = hand.results().try_pop(&mut self.message);
+            match popped {
+                Ok(true) => {
+                    let message = std::mem::take(&mut self.message);
+                    if let Err(nonsense) = self.handle(hand, &message, true) {
+                        self.errands.push(Errand::Mad(Arc::clone(hand), nonsense));
+                        return;
+                    }
+                    self.message = message;
+                }
+                Ok(false) => return,
+                Err(corrupt) => {
+                    self.errands.push(Errand::Mad(Arc::clone(hand), corrupt.to_string()));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, hand: &Arc<ProcessHand>, bytes: &[u8], may_be_outside: bool) -> Result<(), String> {
+        match message::read_answer(bytes) {
+            Some(Answer::Ready) => {
+                self.with_crew(|crew| crew.worker_of(hand).map(|worker| worker.is_ready = true));
+                Ok(())
+            }
+            Some(Answer::NotReady(traceback)) => {
+                self.errands.push(Errand::Broken(String::from_utf8_lossy(traceback).into_owned()));
+                Ok(())
+            }
+            Some(Answer::Done { serial, has_failed, run, cpu, bytes }) => {
+                let reply = Reply { has_failed, bytes: bytes.to_vec() };
+                self.done(hand, serial, Duration::from_nanos(run), Duration::from_nanos(cpu), reply)
+            }
+            Some(Answer::Outside { descriptor, len }) if may_be_outside => {
+                let pid = hand.process().pid.ok_or("it answered before it was started")?;
+                let message =
+                    message::read_outside(pid, descriptor, len).map_err(|error| error.to_string())?;
+                hand.release();
+                self.handle(hand, &message, false)
+            }
+            Some(Answer::Outside { .. }) | None => Err("it sent a message of no known kind".to_owned()),
+        }
+    }
+
+    /// The first task of a worker was answered.
+    fn done(
+        &mut self,
+        hand: &Arc<ProcessHand>,
+        serial: u64,
+        run: Duration,
+        cpu: Duration,
+        reply: Reply,
+    ) -> Result<(), String> {
+        let now = clock::now();
+        let mut shared = self.pool.shared();
+        let Crew::Processes(crew) = &mut shared.crew else { return Ok(()) };
+        let Some(worker) = crew.worker_of(hand) else { return Ok(()) };
+        let Some(front) = worker.flights.front() else {
+            return Err("it answered what nobody asked".to_owned());
+        };
+        if front.serial != serial {
+            return Err(format!("it answered task {serial}, expected {}", front.serial));
+        }
+        worker.learn(run);
+        let Some(flight) = worker.answered(now) else { return Ok(()) };
+        let began = flight.began.unwrap_or(now);
+        let outcome = Outcome::Reply(Arc::new(reply));
+        let future = flight.future.get();
+        if let Some(detail) = future.detail() {
+            attempt::measure(detail, run, cpu);
+            if detail.policy.is_some() {
+                drop(shared);
+                self.errands.push(Errand::Ended(flight, outcome, began));
+                return Ok(());
+            }
+        }
+        let ended = if outcome.has_failed() { HowEnded::Failed } else { HowEnded::Succeeded };
+        shared.record(&Ran { ended, waited: began - flight.parcel.submitted, began }, now);
+        drop(shared);
+        match future.finish_detached(outcome, &mut self.wakes) {
+            Rest::Nothing => {}
+            rest => self.errands.push(Errand::Rest(flight.future, rest)),
+        }
+        Ok(())
+    }
+
+    /// Removes a worker that has ended, and decides about its tasks.
+    fn bury(&mut self, hand: &Arc<ProcessHand>) {
+        let Some(ended) = hand.process().ended else { return };
+        // What it answered before it ended counts.
+        self.collect(hand);
+        let mut shared = self.pool.shared();
+        let Shared { crew, scheduler, .. } = &mut *shared;
+        let Crew::Processes(crew) = crew else { return };
+        let (victim, gives_up) = crew.bury(hand, scheduler);
+        drop(shared);
+        if let Some(flight) = victim {
+            self.errands.push(Errand::Died(Arc::clone(hand), flight, ended));
+        }
+        if gives_up {
+            self.errands.push(Errand::Broken(format!(
+                "worker processes end before they can run anything ({})",
+                describe(ended)
+            )));
+        }
+    }
+
+    /// Dispatches, levels, looks at limits; returns when to look again, `None` if there is nothing left to look after.
+    fn look_after(&mut self) -> Option<Tick> {
+        let now = clock::now();
+        let mut shared = self.pool.shared();
+        let (closed, broken) = (shared.closed, shared.broken);
+        let Shared { crew, scheduler, statistics, .. } = &mut *shared;
+        let Crew::Processes(crew) = crew else { return None };
+        crew.level(scheduler);
+        let dispatched =
+            if broken { Dispatched::default() } else { crew.dispatch(scheduler, statistics, now) };
+        let wake = dispatched.wake;
+        while let Some(worker) = crew.overdue(now) {
+            worker.is_leaving = true;
+            let hand = Arc::clone(&worker.hand);
+            if let Some(flight) = worker.answered(now) {
+                self.errands.push(Errand::Overdue(hand, flight));
+            }
+        }
+        self.errands.extend(crew.cancelled.drain(..).map(Errand::Cancelled));
+        if broken && !scheduler.is_empty() {
+            // Tasks of a worker that has ended came back: they fail like the others.
+            self.errands.push(Errand::Broken(String::new()));
+        } else if crew.wants_worker(scheduler) {
+            match crew.add_worker() {
+                Ok(hand) => self.errands.push(Errand::Start(hand)),
+                Err(error) => self.errands.push(Errand::Broken(format!("could not make a worker: {error}"))),
+            }
+        }
+        if closed && scheduler.is_empty() {
+            crew.workers.iter_mut().filter(|worker| worker.flights.is_empty()).for_each(Worker::stop);
+            if crew.workers.is_empty() && self.errands.is_empty() {
+                crew.is_supervised = false;
+                return None;
+            }
+        }
+        let next = [crew.until, crew.earliest_deadline()];
+        let deadline = next.into_iter().flatten().min().unwrap_or(Tick::NEVER);
+        crew.supervisor_wakes = deadline;
+        drop(shared);
+        for hand in wake {
+            hand.event.signal();
+        }
+        Some(deadline)
+    }
+
+    /// Does what needs the interpreter; `false` if there is none any more.
+    fn run_errands(&mut self) -> bool {
+        let errands = std::mem::take(&mut self.errands);
+        let mut wakes = std::mem::take(&mut self.wakes);
+        let ran = Python::try_attach(|py| {
+            for errand in errands {
+                if let Err(failure) = self.run_errand(py, errand, &mut wakes) {
+                    failure.write_unraisable(py, None);
+                }
+            }
+        });
+        drop(wakes);
+        ran.is_some()
+    }
+
+    fn run_errand(&self, py: Python<'_>, errand: Errand, wakes: &mut Wakes) -> PyResult<()> {
+        match errand {
+            Errand::Rest(future, rest) => Future::do_rest(future.bind(py), rest, wakes),
+            Errand::Ended(flight, outcome, began) => self.ended(py, &flight, outcome, began, wakes),
+            Errand::Cancelled(future) => {
+                let future = future.bind(py);
+                Future::start(future)?;
+                match future.get().detail().and_then(crate::detail::Detail::gate) {
+                    Some(gate) => self.pool.release(py, gate),
+                    None => Ok(()),
+                }
+            }
+            Errand::Overdue(hand, flight) => {
+                kill(py, &hand, GRACE)?;
+                {
+                    let mut shared = self.pool.shared();
+                    shared.statistics.timed_out += 1;
+                    shared.statistics.interrupted += 1;
+                }
+                flight.remember(py)?;
+                let ended = attempt::timed_out(flight.future.bind(py), &self.pool, wakes)?;
+                self.pool.shared().count(ended);
+                Ok(())
+            }
+            Errand::Died(hand, flight, ended) => {
+                let error = worker_died(py, &hand, &flight, ended)?;
+                let began = flight.began.unwrap_or_else(clock::now);
+                self.ended(py, &flight, Outcome::of(py, Err(error)), began, wakes)
+            }
+            Errand::Broken(why) => {
+                if !self.pool.is_broken() {
+                    error::log_message(py, &format!("Exception in initializer:\n{why}"));
+                }
+                self.pool.break_down(py);
+                Ok(())
+            }
+            Errand::Start(hand) => {
+                self.start(py, &hand);
+                Ok(())
+            }
+            Errand::Mad(hand, nonsense) => {
+                error::log_message(py, &format!("a worker process was ended because {nonsense}"));
+                self.with_crew(|crew| crew.worker_of(&hand).map(|worker| worker.is_leaving = true));
+                kill(py, &hand, 0.0)
+            }
+        }
+    }
+
+    fn ended(
+        &self,
+        py: Python<'_>,
+        flight: &Flight,
+        outcome: Outcome,
+        began: Tick,
+        wakes: &mut Wakes,
+    ) -> PyResult<()> {
+        flight.remember(py)?;
+        let ended = attempt::ended(flight.future.bind(py), &self.pool, outcome, wakes)?;
+        let waited = began - flight.parcel.submitted;
+        self.pool.shared().record(&Ran { ended, waited, began }, clock::now());
+        Ok(())
+    }
+
+    fn start(&self, py: Python<'_>, hand: &Arc<ProcessHand>) {
+        let face = Process { hand: Arc::clone(hand), event: Arc::clone(&self.event) };
+        let started = Bound::new(py, face).and_then(|face| self.pool.spawn(py, face.as_any()));
+        if let Err(failure) = started {
+            {
+                let mut shared = self.pool.shared();
+                let Shared { crew, scheduler, .. } = &mut *shared;
+                if let Crew::Processes(crew) = crew {
+                    let _ = crew.bury(hand, scheduler);
+                }
+            }
+            error::log_exception(py, "critical", "a worker process could not be started", &failure);
+            self.pool.break_down(py);
+        }
+    }
+}
+
+/// Ends a worker: SIGTERM now, SIGKILL after `grace` seconds.
+pub(crate) fn kill(py: Python<'_>, hand: &ProcessHand, grace: f64) -> PyResult<()> {
+    let (pid, kill) = {
+        let process = hand.process();
+        (process.pid, process.kill.as_ref().map(|kill| kill.clone_ref(py)))
+    };
+    match (pid, kill) {
+        (Some(pid), Some(kill)) => kill.bind(py).call1((pid, grace)).map(drop),
+        _ => Ok(()),
+    }
+}
+
+fn describe(ended: Ended) -> String {
+    match ended.exitcode {
+        code if code < 0 => format!("signal {}", -code),
+        code => format!("exit code {code}"),
+    }
+}
+
+fn worker_died(py: Python<'_>, hand: &ProcessHand, flight: &Flight, ended: Ended) -> PyResult<PyErr> {
+    let arguments = (&flight.parcel.function.name, hand.process().pid, ended.exitcode, ended.peak_memory);
+    Ok(PyErr::from_value(error::worker_died(py)?.call1(arguments)?))
+}
+
+/// A worker process that is to be started, as Python sees it.
+#[pyclass(frozen, module = "manyhands._core")]
+pub(crate) struct Process {
+    hand: Arc<ProcessHand>,
+    event: Arc<Event>,
+}
+
+#[pymethods]
+impl Process {
+    /// The descriptors that the worker needs, in the order of its arguments.
+    fn descriptors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        use std::os::fd::AsRawFd;
+        let hand = &self.hand;
+        PyList::new(
+            py,
+            [hand.segment.fd().as_raw_fd(), hand.event.fd().as_raw_fd(), self.event.fd().as_raw_fd()],
+        )
+    }
+
+    /// The process runs; `kill(pid, grace)` ends it.
+    fn started(&self, pid: i32, kill: Py<PyAny>) {
+        let mut process = self.hand.process();
+        process.pid = Some(pid);
+        let previous = process.kill.replace(kill);
+        drop(process);
+        drop(previous);
+    }
+
+    /// The process has ended.
+    fn ended(&self, exitcode: i32, peak_memory: u64) {
+        self.hand.process().ended = Some(Ended { exitcode, peak_memory });
+        self.event.signal();
+    }
+}
+
+/// A pool of worker processes, for the interpreter's exit, which has to wait for it.
+#[pyclass(frozen, module = "manyhands._core")]
+pub(crate) struct ProcessPool {
+    pub(crate) pool: Arc<Pool>,
+}
+
+#[pymethods]
+impl ProcessPool {
+    /// Take no more tasks into the pool.
+    fn close(&self, py: Python<'_>) {
+        self.pool.close(py, false);
+    }
+
+    /// Whether the pool has ended its workers.
+    #[getter]
+    fn is_over(&self) -> bool {
+        self.pool.over.is_open()
+    }
+
+    /// Wait until the pool has ended its workers. In a forked child there are none to wait for.
+    fn wait_until_over(&self, py: Python<'_>) -> PyResult<()> {
+        if self.pool.is_forked() { Ok(()) } else { self.pool.over.wait(py) }
+    }
+}
