@@ -13,9 +13,11 @@ from manyhands.errors import (
     TaskFailureWarning,
     TaskInterrupted,
     TaskTimeout,
+    UnsendableError,
+    WorkerDied,
     WrongExecutor,
 )
-from manyhands.executors import AsyncExecutor, Executor, ThreadExecutor
+from manyhands.executors import AsyncExecutor, Executor, ProcessExecutor, ThreadExecutor
 from manyhands.futures import Future, as_completed, gather, race, wait
 from manyhands.group import TaskGroup
 from manyhands.map import MapIterator, MapSummary, Outcome, Receipt, map, starmap
@@ -33,12 +35,15 @@ __all__ = [
     "MapSummary",
     "Outcome",
     "Policy",
+    "ProcessExecutor",
     "Receipt",
     "TaskFailureWarning",
     "TaskGroup",
     "TaskInterrupted",
     "TaskTimeout",
     "ThreadExecutor",
+    "UnsendableError",
+    "WorkerDied",
     "WrongExecutor",
     "as_completed",
     "gather",

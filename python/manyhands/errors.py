@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.thread
+import signal
 import sys
 from typing import Any
 
@@ -17,9 +18,12 @@ __all__ = [
     "Cancelled",
     "ExecutorClosed",
     "ManyhandsError",
+    "RemoteTraceback",
     "TaskFailureWarning",
     "TaskInterrupted",
     "TaskTimeout",
+    "UnsendableError",
+    "WorkerDied",
     "WrongExecutor",
 ]
 
@@ -107,6 +111,68 @@ class ExecutorClosed(ManyhandsError, RuntimeError):
 
 class BrokenInitializer(ManyhandsError, concurrent.futures.thread.BrokenThreadPool):
     """The executor's initializer raised, so its workers cannot run tasks."""
+
+
+class WorkerDied(ManyhandsError, concurrent.futures.BrokenExecutor):
+    """The process that ran the task ended: it crashed, was killed, or called ``os._exit``.
+
+    The executor goes on: this task failed, others did not.
+
+    Attributes:
+        task: The name of the function that ran.
+        pid: The process that ended.
+        exitcode: Its exit code; negative for the signal that ended it.
+        peak_memory: The most memory that it held, in bytes.
+    """
+
+    task: str
+    pid: int
+    exitcode: int
+    peak_memory: int
+
+    def __init__(self, task: str, pid: int, exitcode: int, peak_memory: int) -> None:
+        how = f"with exit code {exitcode}" if exitcode >= 0 else f"by {_signal_name(-exitcode)}"
+        peak = f"{peak_memory / 2**20:.0f} MiB"
+        super().__init__(
+            f"worker process {pid} was ended {how} while it ran `{task}`; it had held up to {peak}"
+        )
+        self.task, self.pid, self.exitcode, self.peak_memory = task, pid, exitcode, peak_memory
+        if exitcode == -signal.SIGKILL:
+            self.hint = "SIGKILL often is the kernel's, for want of memory: see `dmesg`, use fewer workers"
+        elif exitcode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE):
+            self.hint = "a crash is a native library's: run the function alone with `python -X faulthandler`"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that came from a worker process: the traceback there, as text."""
+
+    def __init__(self, traceback: str) -> None:
+        super().__init__(traceback)
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        """The text, set off from the caller's own traceback."""
+        return f'\n"""\n{self.traceback}"""'
+
+
+class UnsendableError(ManyhandsError):
+    """Stands for an exception of a worker process that could not be pickled.
+
+    Attributes:
+        kind: The exception's class, by its full name.
+        message: Its text.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind, self.message = kind, message
 
 
 class WrongExecutor(ManyhandsError, TypeError):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from manyhands.executors import AsyncExecutor, Executor, ThreadExecutor
+from manyhands.executors import AsyncExecutor, Executor, ProcessExecutor, ThreadExecutor
 from manyhands.futures import Future, _settle, wait
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class TaskGroup:
     group is cancelled is interrupted at its next bytecode.
 
     Args:
-        on: "thread", "async", or an executor, which is left open.
+        on: "thread", "process", "async", or an executor, which is left open.
         workers: As for `mh.map`: threads, or coroutines in flight.
 
     Raises:
@@ -57,11 +57,14 @@ class TaskGroup:
             self._executor, self._owns = on, False
         elif on == "thread":
             self._executor, self._owns = ThreadExecutor(workers, name="group"), True
+        elif on == "process":
+            self._executor, self._owns = ProcessExecutor(workers, name="group"), True
         elif on == "async":
             self._executor, self._owns = AsyncExecutor(concurrency=workers or 1000, name="group"), True
         else:
             raise ValueError(
-                f'could not make the group: found on={on!r}, expected "thread", "async" or an executor'
+                f"could not make the group: found on={on!r}, "
+                'expected "thread", "process", "async" or an executor'
             )
         self._futures: list[Future[Any]] = []
         self._is_open = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 from manyhands import _core
 from manyhands._core import Outcome, Policy, Receipt
-from manyhands.executors import AsyncExecutor, Executor, ThreadExecutor
+from manyhands.executors import AsyncExecutor, Executor, ProcessExecutor, ThreadExecutor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -126,7 +126,7 @@ if TYPE_CHECKING:
     class MapOptions(AttemptOptions, total=False):
         """The options of `map`, for type checkers; `on_error` stands apart, for it changes the result."""
 
-        on: Literal["thread", "async"] | Executor
+        on: Literal["thread", "process", "async"] | Executor
         workers: int | None
         ordered: bool
         buffersize: int | None
@@ -177,12 +177,14 @@ class _Options:
                     "could not map: `workers` is the executor's own business when `on` is an executor"
                 )
             return self.on, False
-        if self.on not in ("thread", "async"):
+        if self.on not in ("thread", "process", "async"):
             raise ValueError(
-                f'could not map: found on={self.on!r}, expected "thread", "async" or an executor'
+                f'could not map: found on={self.on!r}, expected "thread", "process", "async" or an executor'
             )
         if self.on == "async" or _is_async(function):
             return AsyncExecutor(concurrency=self.workers or _ASYNC_WORKERS, name="map"), True
+        if self.on == "process":
+            return ProcessExecutor(self.workers, name="map"), True
         return ThreadExecutor(self.workers, name="map"), True
 
 
@@ -280,10 +282,10 @@ def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Ma
     Args:
         fn: The function; with several iterables it gets one item of each.
         *iterables: The input. The shortest decides.
-        on: "thread", "async", or an executor, which is left open. An ``async def`` function always runs on
-            event loops.
-        workers: How many items are worked on at once: threads (default: as `ThreadExecutor`) or coroutines
-            (default 100).
+        on: "thread", "process", "async", or an executor, which is left open. An ``async def`` function always
+            runs on event loops.
+        workers: How many items are worked on at once: threads or processes (default: as their executors) or
+            coroutines (default 100).
         ordered: Hand results out in the order of the input; otherwise as they are settled.
         timeout: Seconds that one attempt may take; see `Policy`.
         total_timeout: Seconds from an item's submission until it is given up, over all attempts.

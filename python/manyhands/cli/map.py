@@ -39,7 +39,9 @@ Exit codes: 0 every row is done; 1 rows failed, or the run stopped early;
 @click.option("--args", "spread", is_flag=True, help="Pass a row's columns as keyword arguments.")
 @click.option("--limit", type=click.IntRange(min=0), help="Look at this many rows of INPUT only.")
 @click.option(
-    "--on", type=click.Choice(["thread", "async"]), help="Where rows run; `async def` functions on async."
+    "--on",
+    type=click.Choice(["thread", "process", "async"]),
+    help="Where rows run; `async def` functions on async.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Rows that run at the same time.")
 @click.option("--timeout", type=duration, metavar="TIME", help="For one attempt at a row, like 10s.")

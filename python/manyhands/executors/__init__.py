@@ -2,6 +2,7 @@
 
 from manyhands.executors.async_ import AsyncExecutor
 from manyhands.executors.base import Executor, Statistics, TimesSummary
+from manyhands.executors.process import ProcessExecutor
 from manyhands.executors.thread import ThreadExecutor
 
-__all__ = ["AsyncExecutor", "Executor", "Statistics", "ThreadExecutor", "TimesSummary"]
+__all__ = ["AsyncExecutor", "Executor", "ProcessExecutor", "Statistics", "ThreadExecutor", "TimesSummary"]

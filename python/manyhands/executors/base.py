@@ -225,7 +225,7 @@ _all_hands: dict[threading.Thread, _Hand] = {}
 def _start_thread(
     hands: weakref.ref[_Hands], hand: _Hand, run: Callable[..., object], name: str, *args: Any
 ) -> None:
-    """Run a worker in a thread; remember it in `hands` and, while it lives, for the interpreter's exit."""
+    """Run a worker in a thread; _remember it in `hands` and, while it lives, for the interpreter's exit."""
 
     def live() -> None:
         try:
@@ -261,12 +261,25 @@ def _join(hands: dict[threading.Thread, _Hand]) -> None:
                 thread.join()
 
 
+_process_pools: list[_core.ProcessPool] = []
+"""The pools of processes that are not over: they finish before the interpreter exits."""
+
+
+def _remember(pool: _core.ProcessPool) -> None:
+    """Have the interpreter's exit wait for a pool of processes."""
+    _process_pools[:] = [known for known in _process_pools if not known.is_over]
+    _process_pools.append(pool)
+
+
 def _finish_all() -> None:
     """Let every executor finish its queue before the interpreter exits, as ``concurrent.futures`` does."""
     _core.refuse_new_tasks()
-    for hand in list(_all_hands.values()):
+    pools = list(_process_pools)
+    for hand in [*_all_hands.values(), *pools]:
         hand.close()
     _join(_all_hands)
+    for pool in pools:
+        pool.wait_until_over()
 
 
 try:
@@ -275,3 +288,4 @@ try:
 except AttributeError:
     atexit.register(_finish_all)
 os.register_at_fork(after_in_child=_all_hands.clear)
+os.register_at_fork(after_in_child=_process_pools.clear)

@@ -1,0 +1,61 @@
+"""What a worker process does before and after it runs tasks."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import sys
+import traceback
+
+from manyhands import _core
+
+__all__ = ["main"]
+
+
+def main(
+    fds: list[int],
+    *,
+    name: str,
+    parent: int,
+    path: list[str],
+    directory: str,
+    environment: dict[str, str],
+    initializer: bytes | None,
+) -> int:
+    """Run tasks until told to stop. Returns the exit code.
+
+    Args:
+        fds: The segment, the event that wakes this worker, the event that wakes its pool.
+        name: What the process is called in messages.
+        parent: The pid of the process whose pool it is.
+        path: ``sys.path`` of the parent.
+        directory: The parent's working directory.
+        environment: Variables to set before any task's module is imported.
+        initializer: The pickled initializer and its arguments.
+    """
+    # A session of its own: Ctrl-C at the terminal is the parent's to handle, and all that tasks start
+    # can be found.
+    if os.getsid(0) != os.getpid():
+        os.setsid()
+    _core.die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.path[:] = path
+    os.environ.update(environment)
+    try:
+        os.chdir(directory)
+    except OSError:
+        # The parent's directory is gone; tasks that need one will say so.
+        os.chdir("/")
+    random.seed()
+    worker = _core.ProcessWorker(parent, *fds)
+    if initializer is not None:
+        try:
+            function, arguments = pickle.loads(initializer)
+            function(*arguments)
+        except BaseException:
+            worker.initializer_failed(traceback.format_exc())
+            return 1
+    worker.run()
+    return 0

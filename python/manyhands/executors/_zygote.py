@@ -1,0 +1,368 @@
+"""The zygote: a clean, single-threaded Python process that forks workers on request.
+
+The parent starts it once per set of preloaded modules, and asks over a socket for workers; descriptors
+travel with the request. It tells when a worker has ended, and how. It ends when the parent does, however
+that ends, and takes every descendant with it: it is their subreaper, so that nothing a task started can
+slip away.
+
+Wire format, both ways: packets of pickled tuples between a process and its own child, nobody else can
+write them.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import importlib
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from manyhands import _core
+
+__all__ = ["Ended", "Zygote", "serve"]
+
+_PACKET = 1 << 20
+"""The largest request: names, settings and a pickled initializer go into it."""
+_MOST_FDS = 8
+
+
+class Ended(NamedTuple):
+    """How a worker ended: its exit code (negative for a signal) and the most memory it held, in bytes."""
+
+    pid: int
+    exitcode: int
+    peak_memory: int
+
+
+def _send(sock: socket.socket, message: Any, fds: Iterable[int] = ()) -> None:
+    data = pickle.dumps(message)
+    if len(data) > _PACKET:
+        raise ValueError(
+            f"could not start a worker: its settings take {len(data)} bytes, at most {_PACKET} fit"
+        )
+    rights = array.array("i", fds)
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
+    sock.sendmsg([data], ancillary)
+
+
+def _receive(sock: socket.socket) -> tuple[Any, list[int]]:
+    data, ancillary, flags, _ = sock.recvmsg(
+        _PACKET + 1, socket.CMSG_SPACE(_MOST_FDS * 4), socket.MSG_CMSG_CLOEXEC
+    )
+    fds = array.array("i")
+    for level, kind, rights in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
+    if not data:
+        raise EOFError
+    if flags & socket.MSG_TRUNC:
+        raise ValueError("a packet was cut short")
+    return pickle.loads(data), list(fds)
+
+
+class Zygote:
+    """The parent's side: starts the process, asks for workers, tells who has ended.
+
+    Thread safety: yes. A daemon thread reads what the process says.
+
+    Args:
+        preload: Modules that the process imports before it forks the first worker.
+
+    Raises:
+        RuntimeError: The process did not come up; the message has what it printed.
+    """
+
+    def __init__(self, preload: tuple[str, ...] = ()) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _PACKET)
+        command = "from manyhands.executors._zygote import serve; serve({}, {!r}, {!r})"
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    *_interpreter_flags(),
+                    "-c",
+                    command.format(theirs.fileno(), preload, sys.path),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._socket = ours
+        self._lock = threading.Lock()
+        self._replies: list[Any] = []
+        self._changed = threading.Condition(self._lock)
+        self._is_gone = False
+        self._on_end: dict[int, Any] = {}
+        self._early: dict[int, Ended] = {}
+        self._asking = threading.Lock()
+        threading.Thread(target=self._listen, name="manyhands-zygote", daemon=True).start()
+
+    def start_worker(self, settings: dict[str, Any], fds: list[int], on_end: Any) -> tuple[int, int]:
+        """Start a worker with those descriptors; return its pid and a descriptor of the process.
+
+        Args:
+            settings: Keywords of the worker's main function.
+            fds: Passed on, in this order.
+            on_end: Called as ``on_end(exitcode, peak_memory)`` from the listening thread.
+
+        Raises:
+            RuntimeError: The zygote is gone, or could not start a worker.
+        """
+        with self._asking:
+            try:
+                _send(self._socket, ("start", settings), fds)
+            except OSError as error:
+                raise RuntimeError("could not start a worker: the zygote process is gone") from error
+            with self._changed:
+                self._changed.wait_for(lambda: self._replies or self._is_gone)
+                if not self._replies:
+                    raise RuntimeError("could not start a worker: the zygote process has ended")
+                reply, got = self._replies.pop(0)
+                if reply[0] == "refused":
+                    raise RuntimeError(f"could not start a worker: {reply[1]}")
+                pid = reply[1]
+                early = self._early.pop(pid, None)
+                if early is None:
+                    self._on_end[pid] = on_end
+        if early is not None:
+            on_end(early.exitcode, early.peak_memory)
+        return pid, got[0]
+
+    def kill(self, pid: int, grace: float) -> None:
+        """End a worker and what it started: SIGTERM now, SIGKILL after `grace` seconds."""
+        with contextlib.suppress(OSError):
+            _send(self._socket, ("kill", pid, grace))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has ended."""
+        return self._is_gone
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message, fds = _receive(self._socket)
+            except (EOFError, OSError):
+                break
+            if message[0] == "ended":
+                ended = Ended(*message[1:])
+                with self._changed:
+                    on_end = self._on_end.pop(ended.pid, None)
+                    if on_end is None:
+                        self._early[ended.pid] = ended
+                if on_end is not None:
+                    on_end(ended.exitcode, ended.peak_memory)
+            else:
+                with self._changed:
+                    self._replies.append((message, fds))
+                    self._changed.notify_all()
+        with self._changed:
+            self._is_gone = True
+            orphans = list(self._on_end.values())
+            self._on_end.clear()
+            self._changed.notify_all()
+        self._process.wait()
+        for on_end in orphans:
+            on_end(-signal.SIGKILL, 0)
+
+
+def _interpreter_flags() -> list[str]:
+    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined, no-any-return]
+
+
+_zygotes: dict[tuple[str, ...], Zygote] = {}
+_zygotes_lock = threading.Lock()
+
+
+def zygote(preload: tuple[str, ...]) -> Zygote:
+    """Return the process's zygote for those modules, starting it if need be."""
+    with _zygotes_lock:
+        known = _zygotes.get(preload)
+        if known is None or known.is_gone:
+            known = _zygotes[preload] = Zygote(preload)
+        return known
+
+
+def _after_fork_in_child() -> None:
+    global _zygotes_lock
+    _zygotes_lock = threading.Lock()
+    for known in _zygotes.values():
+        known._socket.close()
+    _zygotes.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def serve(fd: int, preload: tuple[str, ...], path: list[str]) -> None:
+    """Be the zygote until the other end of the socket is closed."""
+    sys.path[:] = path
+    _core.become_subreaper()
+    for module in preload:
+        try:
+            importlib.import_module(module)
+        except Exception:
+            # The worker's own import says what is wrong, to whoever needs the module.
+            traceback.print_exc()
+    _Server(socket.socket(fileno=fd)).run()
+
+
+class _Server:
+    """The zygote's main loop: requests from the socket, deaths from SIGCHLD."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._workers: set[int] = set()
+        self._deadlines: dict[int, float] = {}
+        self._wake, wake = socket.socketpair()
+        self._wake.setblocking(False)
+        wake.setblocking(False)
+        self._wake_end = wake
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ, self._request)
+            selector.register(self._wake, selectors.EVENT_READ, self._reap)
+            try:
+                while True:
+                    for key, _ in selector.select(self._patience()):
+                        key.data()
+                    self._kill_overdue()
+            except (EOFError, ConnectionError):
+                kill_descendants(os.getpid(), signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    while True:
+                        os.wait()
+
+    def _request(self) -> None:
+        message, fds = _receive(self._socket)
+        try:
+            if message[0] == "start":
+                self._start(message[1], fds)
+            elif message[1] in self._workers:
+                self._kill(*message[1:])
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _start(self, settings: dict[str, Any], fds: list[int]) -> None:
+        try:
+            pid = self._exec(settings, fds) if settings.pop("fresh", False) else self._fork(settings, fds)
+        except OSError as error:
+            _send(self._socket, ("refused", str(error)))
+            return
+        self._workers.add(pid)
+        pidfd = os.pidfd_open(pid)
+        _send(self._socket, ("started", pid), [pidfd])
+        os.close(pidfd)
+
+    def _fork(self, settings: dict[str, Any], fds: list[int]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for end in (self._socket, self._wake, self._wake_end):
+                end.close()
+            code = _work(settings, fds)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _exec(self, settings: dict[str, Any], fds: list[int]) -> int:
+        command = "from manyhands.executors._zygote import _work_fresh; _work_fresh({!r}, {!r})"
+        text = command.format(pickle.dumps(settings), fds)
+        arguments = [sys.executable, *_interpreter_flags(), "-c", text]
+        process = subprocess.Popen(arguments, pass_fds=fds, stdin=subprocess.DEVNULL)
+        # This loop reaps it; Popen must not warn that nobody did.
+        process.returncode = 0
+        return process.pid
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(4096)
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._workers:
+                self._workers.discard(pid)
+                self._deadlines.pop(pid, None)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                exitcode = os.waitstatus_to_exitcode(status)
+                _send(self._socket, ("ended", pid, exitcode, usage.ru_maxrss * 1024))
+
+    def _kill(self, pid: int, grace: float) -> None:
+        kill_descendants(pid, signal.SIGTERM if grace else signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGTERM if grace else signal.SIGKILL)
+        self._deadlines[pid] = time.monotonic() + grace
+
+    def _patience(self) -> float | None:
+        if not self._deadlines:
+            return None
+        return max(0.0, min(self._deadlines.values()) - time.monotonic())
+
+    def _kill_overdue(self) -> None:
+        now = time.monotonic()
+        for pid in [pid for pid, at in self._deadlines.items() if at <= now]:
+            del self._deadlines[pid]
+            kill_descendants(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def kill_descendants(pid: int, number: signal.Signals) -> None:
+    """Send a signal to all that a process has started, and all that those have."""
+    for child in _children(pid):
+        kill_descendants(child, number)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(child, number)
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                children += map(int, (task / "children").read_text().split())
+    return children
+
+
+def _work_fresh(settings: bytes, fds: list[int]) -> None:
+    os._exit(_work(pickle.loads(settings), fds))
+
+
+def _work(settings: dict[str, Any], fds: list[int]) -> int:
+    """Be a worker."""
+    from manyhands.executors._worker import main
+
+    return main(fds, **settings)

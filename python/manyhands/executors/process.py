@@ -1,0 +1,132 @@
+"""Tasks on processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import cloudpickle
+
+from manyhands import _core
+from manyhands.executors._zygote import zygote
+from manyhands.executors.base import Executor, _remember
+
+__all__ = ["ProcessExecutor"]
+
+_numbers = itertools.count()
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+class ProcessExecutor(Executor):
+    """Runs functions on a pool of processes, which does not break when one of them dies.
+
+    Functions, arguments and results are pickled; what the standard pickle cannot send (lambdas,
+    closures, functions of ``__main__`` or a notebook) goes by cloudpickle. A worker that dies fails the
+    one task that it ran, with `WorkerDied`; tasks that it had not begun move to others, and a new worker
+    takes its place. A task that passes its time limit, or is cancelled with ``force=True``, has its
+    worker and everything that the worker started ended.
+
+    Workers are forked from a zygote, a clean process without threads, so the fork is safe. They end with
+    their parent, however that ends.
+
+    Args:
+        workers: How many processes; by default as many as processors, by affinity and container quota.
+        initializer: Called in each worker before its first task, with `initargs`. If it raises, the
+            executor is broken: every task fails with `BrokenInitializer`.
+        initargs: The arguments of `initializer`.
+        threads_per_worker: How many threads numerical libraries may use in each worker (BLAS, OpenMP);
+            by default the processors divided by the workers, at least 1.
+        start: "zygote", or "spawn" for a fresh interpreter per worker, for libraries that must not be forked.
+        preload: Modules that the zygote imports once, for all workers.
+        name: What workers are called in messages.
+
+    Raises:
+        ValueError: `workers` or `threads_per_worker` is not positive, or `start` is unknown.
+        TypeError: `initializer` is not callable, or cannot be pickled.
+
+    Example:
+        >>> import manyhands as mh
+        >>> with mh.ProcessExecutor(2) as pool:
+        ...     pool.submit(pow, 2, 10).result()
+        1024
+    """
+
+    model: ClassVar[str] = "process"
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        threads_per_worker: int | None = None,
+        start: str = "zygote",
+        preload: Sequence[str] = (),
+        name: str | None = None,
+    ) -> None:
+        processors = _core.available_processors()
+        workers = processors if workers is None else workers
+        threads = max(1, processors // max(workers, 1)) if threads_per_worker is None else threads_per_worker
+        for option, found in (("workers", workers), ("threads_per_worker", threads)):
+            if found < 1:
+                raise ValueError(f"could not make the executor: found {option}={found}, expected 1 or more")
+        if start not in ("zygote", "spawn"):
+            raise ValueError(
+                f'could not make the executor: found start={start!r}, expected "zygote" or "spawn"'
+            )
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
+        prefix = name or f"ProcessExecutor-{next(_numbers)}"
+        settings: dict[str, Any] = {
+            "fresh": start == "spawn",
+            "directory": os.getcwd(),  # noqa: PTH109
+            "environment": {variable: str(threads) for variable in _THREAD_VARIABLES},
+            "initializer": None if initializer is None else cloudpickle.dumps((initializer, tuple(initargs))),
+        }
+        modules = tuple(preload)
+        numbers = itertools.count()
+        self.capacity = workers
+
+        # A closure without `self`: the workers must not keep the executor alive.
+        def spawn(hand: _core.Process) -> None:
+            source = zygote(modules)
+            own = {
+                **settings,
+                "name": f"{prefix}_{next(numbers)}",
+                "parent": os.getpid(),
+                "path": list(sys.path),
+            }
+            pid, pidfd = source.start_worker(own, hand.descriptors(), hand.ended)
+            os.close(pidfd)
+            hand.started(pid, source.kill)
+
+        # Now, for a task may come when the interpreter exits, and then no thread can be started any more.
+        zygote(modules)
+        self._open_processes(workers, spawn)
+        _remember(self._process_pool())
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks.
+
+        Args:
+            wait: Return when all tasks are done and the workers have ended.
+            cancel_futures: Cancel the tasks that have not begun.
+        """
+        self._close(cancel_futures)
+        if wait:
+            self._process_pool().wait_until_over()
+
+    @property
+    def _threads(self) -> set[threading.Thread]:
+        return set()
