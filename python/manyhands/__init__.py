@@ -1,7 +1,7 @@
 """Every way of doing many things at once in Python, under one API.
 
-The layers, lowest first: `errors`; the Rust core; `futures`; `executors` (threads, event loops); what is
-built on them: `map` and task groups; the command line. A module knows only those before it.
+The layers, lowest first: `errors`; the Rust core; `futures`; `executors` (threads, processes, event loops);
+what is built on them: `map` and task groups; the command line. A module knows only those before it.
 """
 
 from manyhands._core import Policy

@@ -91,7 +91,7 @@ class Statistics:
 
 
 class Executor(_core.Executor, concurrent.futures.Executor):
-    """The common face of the executors; make a `ThreadExecutor` or an `AsyncExecutor`.
+    """The common face of the executors; make a `ThreadExecutor`, a `ProcessExecutor` or an `AsyncExecutor`.
 
     A ``concurrent.futures.Executor``, so it works wherever one is asked for. Leaving its ``with`` block waits
     for every task. One that is forgotten without `shutdown()` finishes its queue and ends its workers.
@@ -225,7 +225,7 @@ _all_hands: dict[threading.Thread, _Hand] = {}
 def _start_thread(
     hands: weakref.ref[_Hands], hand: _Hand, run: Callable[..., object], name: str, *args: Any
 ) -> None:
-    """Run a worker in a thread; _remember it in `hands` and, while it lives, for the interpreter's exit."""
+    """Run a worker in a thread; remember it in `hands` and, while it lives, for the interpreter's exit."""
 
     def live() -> None:
         try:
