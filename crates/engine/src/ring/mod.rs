@@ -20,6 +20,8 @@
 
 mod bytes;
 mod consumer;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod producer;
 mod state;
 #[cfg(all(test, not(loom)))]
