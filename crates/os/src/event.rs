@@ -7,9 +7,9 @@
 //! while !consumer.try_pop(&mut message)? {
 //!     if consumer.prepare_sleep() {
 //!         event.wait(None)?;
+//!         event.drain();
 //!         consumer.end_sleep();
 //!     }
-//!     event.drain();
 //! }
 //! ```
 

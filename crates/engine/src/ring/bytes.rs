@@ -5,7 +5,7 @@
 //! end of the area: each is cut in two at most, every word can be used, and no marker for skipped room is
 //! needed, which a withdrawal would have to take account of.
 
-use super::{Slot, WORD};
+use super::{MAX_WORDS, Slot, WORD};
 
 /// A place in the data area that goes round.
 #[derive(Debug, Clone, Copy)]
@@ -15,7 +15,8 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    pub(super) const fn new(words: usize) -> Self {
+    pub(super) fn new(words: usize) -> Self {
+        debug_assert!((2..=MAX_WORDS).contains(&words), "a data area of {words} words");
         Self { at: 0, words }
     }
 

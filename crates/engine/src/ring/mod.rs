@@ -5,7 +5,7 @@
 //! still give them to another. Either side can announce that it sleeps and is then told of every wake-up that
 //! the other side owes it, so a busy ring needs no system call.
 //!
-//! The ring's whole shared state is one 64-bit
+//! The protocol, with its proof, stands in `README.md` beside this file. Its whole shared state is one 64-bit
 //! word: every race meets there, in the single order of that word's changes.
 //!
 //! # Guarantees

@@ -125,14 +125,8 @@ impl<M: Memory> Producer<M> {
                 return 0;
             }
             let withdrawn = state.withdrawn(narrow(count));
-            // The consumer reads nothing that it has not claimed, so nothing must be ordered here; AcqRel keeps
-            // one rule for every change of the word.
-            let change = self.memory.state().compare_exchange(
-                state.0,
-                withdrawn.0,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let word = self.memory.state();
+            let change = word.compare_exchange(state.0, withdrawn.0, Ordering::AcqRel, Ordering::Relaxed);
             if change.is_ok() {
                 self.retract(count);
                 return count;
@@ -143,11 +137,11 @@ impl<M: Memory> Producer<M> {
     }
 
     fn retract(&mut self, count: usize) {
-        let kept = self.sizes.len() - count;
-        let words = self.sizes.drain(kept..).map(|size| size as usize).sum();
+        for size in (0..count).map_while(|_| self.sizes.pop_back()) {
+            self.head.retreat(size as usize);
+            self.free += size as usize;
+        }
         self.end = self.end.minus(narrow(count));
-        self.head.retreat(words);
-        self.free += words;
     }
 
     /// Messages pushed that the consumer has not claimed. None in an unusable ring.
@@ -159,6 +153,7 @@ impl<M: Memory> Producer<M> {
     /// Announces that this side sleeps until there is room for a message of `length` bytes, and looks again.
     /// `true`: there is none, so sleep; the consumer wakes it when it frees any room, enough or not. `false`:
     /// there is, or the ring is unusable: push.
+    #[must_use]
     pub fn prepare_sleep(&mut self, length: usize) -> bool {
         // One change announces the sleep and looks: room made after it finds the announcement.
         let before = State(self.memory.state().fetch_or(STARVED, Ordering::AcqRel));
@@ -184,7 +179,9 @@ impl<M: Memory> Producer<M> {
         let checked = self.check(state);
         match checked {
             Ok((unclaimed, freed)) => {
-                self.free += self.sizes.drain(..freed).map(|size| size as usize).sum::<usize>();
+                for size in (0..freed).map_while(|_| self.sizes.pop_front()) {
+                    self.free += size as usize;
+                }
                 Ok(unclaimed)
             }
             Err(error) => {
