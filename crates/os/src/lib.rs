@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod event;
 pub mod journal;
+pub mod memory;
 pub mod output;
 pub mod park;
 pub mod poll;

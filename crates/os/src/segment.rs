@@ -18,11 +18,15 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::{Errno, pread, retry_on_intr};
 
-use crate::sys::{Mapping, SEALS};
+use crate::memory;
+use crate::sys::{Mapping, Pages, SEALS};
 
 /// How much is reserved by one call: a signal makes a call give back all it has reserved, so that a large one
 /// would never end under a profiler's timer.
 const STEP: u64 = 4 << 20;
+
+/// Whether there is room for so little is not looked up: it would take longer than reserving it.
+const SMALL: u64 = 1 << 20;
 
 /// A piece of shared memory, mapped in this process; see the module.
 #[derive(Debug)]
@@ -45,11 +49,12 @@ impl Segment {
             ));
         }
         let fd = memfd_create("manyhands", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        reserve(fd.as_fd(), len as u64).map_err(|error| {
+        expect_room_for(len as u64).and_then(|()| reserve(fd.as_fd(), len as u64)).map_err(|error| {
             io::Error::new(error.kind(), format!("could not reserve {len} bytes of shared memory: {error}"))
         })?;
         fcntl_add_seals(&fd, SEALS)?;
-        Ok(Self { mapping: Mapping::of_sealed(fd.as_fd())?, file: fd.into() })
+        // Whoever makes a segment fills it.
+        Ok(Self { mapping: Mapping::of_sealed(fd.as_fd(), Pages::AtOnce)?, file: fd.into() })
     }
 
     /// Maps a segment that somebody else made.
@@ -57,7 +62,7 @@ impl Segment {
     /// # Errors
     /// `InvalidData` if it is not sealed against a change of its size, empty, or not reserved in full.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { mapping: Mapping::of_sealed(fd.as_fd())?, file: fd.into() })
+        Ok(Self { mapping: Mapping::of_sealed(fd.as_fd(), Pages::OnDemand)?, file: fd.into() })
     }
 
     /// What to send to the process that shall share it.
@@ -73,7 +78,18 @@ impl Segment {
         self.mapping.len()
     }
 
-    /// Copies `bytes` to `offset`: by way of the kernel, which is as fast, and no matter who else writes there.
+    /// Copies `bytes` to `offset`, while nobody else in this process has the segment.
+    ///
+    /// # Errors
+    /// `InvalidInput` if they do not fit.
+    pub fn fill(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        self.check(offset, bytes.len())?;
+        self.mapping.fill(offset, bytes);
+        Ok(())
+    }
+
+    /// Copies `bytes` to `offset` by way of the kernel: half as fast as [`fill`](Self::fill), but no matter who
+    /// reads or writes there meanwhile.
     ///
     /// # Errors
     /// `InvalidInput` if they do not fit.
@@ -82,7 +98,7 @@ impl Segment {
         self.file.write_all_at(bytes, offset as u64)
     }
 
-    /// A copy of `len` bytes at `offset`.
+    /// A copy of `len` bytes at `offset`, by way of the kernel: no matter who writes there meanwhile.
     ///
     /// # Errors
     /// `InvalidInput` if there are not so many, `OutOfMemory` if there is no room for the copy.
@@ -123,6 +139,21 @@ impl Segment {
     }
 }
 
+/// Fails for more memory than there is. The kernel would not: it hands out page after page and kills a process,
+/// perhaps this one, when the last is gone.
+fn expect_room_for(len: u64) -> io::Result<()> {
+    if len <= SMALL {
+        return Ok(());
+    }
+    match memory::available() {
+        Some(available) if available < len => Err(io::Error::new(
+            io::ErrorKind::OutOfMemory,
+            format!("found {available} bytes of memory available"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Gives the file its size and every page of it its memory.
 fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
     ftruncate(fd, len)?;
@@ -145,9 +176,12 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::sync::atomic::Ordering;
 
+    use std::process::Command;
+
     use rustix::fs::SealFlags;
 
     use super::*;
+    use crate::scratch::Scratch;
 
     fn memfd(len: u64, seals: SealFlags) -> OwnedFd {
         let fd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
@@ -169,16 +203,20 @@ mod tests {
 
     #[test]
     fn bytes_can_be_copied_in_and_out_at_any_place() {
-        let segment = Segment::create(100_000).unwrap();
+        let mut segment = Segment::create(100_000).unwrap();
         let bytes: Vec<u8> = (0..90_001).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        segment.write(9_999, &bytes).unwrap();
+        segment.fill(9_999, &bytes).unwrap();
         assert_eq!(segment.read(9_999, 90_001).unwrap(), bytes);
-        assert_eq!(segment.read(9_997, 4).unwrap(), [0, 0, 0, 1]);
+        segment.write(3, &bytes).unwrap();
+        assert_eq!(segment.read(3, 90_001).unwrap(), bytes);
+        assert_eq!(segment.read(0, 5).unwrap(), [0, 0, 0, 0, 1]);
+        segment.fill(9_999, &bytes).unwrap();
         assert_eq!(segment.words()[1_250].load(Ordering::Relaxed).to_le_bytes(), bytes[1..9]);
         for (offset, len) in [(1, 100_000), (100_001, 0), (usize::MAX, 2)] {
             assert_eq!(segment.read(offset, len).unwrap_err().kind(), ErrorKind::InvalidInput);
         }
         assert_eq!(segment.write(10_000, &bytes).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(segment.fill(10_000, &bytes).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 
     #[test]
@@ -228,6 +266,44 @@ mod tests {
             .filter_map(|link| std::fs::metadata(link).ok())
             .map(identity)
             .any(|file| file == (device, inode))
+    }
+
+    #[test]
+    fn more_than_the_machine_has_is_refused_before_it_is_taken() {
+        let found = Segment::create(1 << 46).unwrap_err();
+        assert_eq!(found.kind(), ErrorKind::OutOfMemory);
+        assert!(found.to_string().starts_with("could not reserve 70368744177664 bytes"), "{found}");
+    }
+
+    /// Run on a file system of 64 KiB by the next test.
+    #[test]
+    fn on_a_small_file_system() {
+        let Ok(path) = std::env::var("MANYHANDS_SMALL_FILE_SYSTEM") else { return };
+        let file = || File::create_new(format!("{path}/file")).unwrap();
+        let full = reserve(file().as_fd(), 1 << 20).unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::StorageFull);
+        std::fs::remove_file(format!("{path}/file")).unwrap();
+        reserve(file().as_fd(), 32 << 10).unwrap();
+    }
+
+    #[test]
+    fn a_full_file_system_is_an_error_when_memory_is_reserved() {
+        let scratch = Scratch::new();
+        let path = scratch.path("");
+        let mount = "mount -t tmpfs -o size=64k none \"$MANYHANDS_SMALL_FILE_SYSTEM\" && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount"]);
+        if !command.arg("true").status().is_ok_and(|status| status.success()) {
+            eprintln!("not checked: this machine lets nobody mount a file system of his own");
+            return;
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", mount, "sh"]);
+        command.arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "segment::tests::on_a_small_file_system"]);
+        let output = command.env("MANYHANDS_SMALL_FILE_SYSTEM", path).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
     }
 
     #[test]

@@ -113,15 +113,14 @@ impl Other {
         let segment = Arc::new(Segment::create(2 * RING).unwrap());
         ring::initialise(&segment, 0, RING).unwrap();
         ring::initialise(&segment, RING, RING).unwrap();
-        let (mine, theirs) = (Event::new().unwrap(), Event::new().unwrap());
+        let end = End::open(&segment, 0, Event::new().unwrap(), Event::new().unwrap());
         let child = in_role(role)
             .env(SEGMENT, format!("/proc/{}/fd/{}", std::process::id(), segment.fd().as_raw_fd()))
-            .stdin(copy(&theirs))
-            .stderr(copy(&mine))
+            .stdin(copy(&end.theirs))
+            .stderr(copy(&end.mine))
             .spawn()
             .unwrap();
         let handle = ProcessHandle::open(child.id().cast_signed()).unwrap();
-        let end = End::open(&segment, 0, mine, theirs);
         (Self { child, handle, segment }, end)
     }
 

@@ -13,6 +13,15 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 /// The seals without which somebody else could take the memory away under the mapping.
 pub(crate) const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
+/// When the kernel connects the pages of a mapping to their memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// Each when it is touched first: a fault for each, dear above all for the first write.
+    OnDemand,
+    /// All of them when it is mapped.
+    AtOnce,
+}
+
 /// A whole file, mapped shared and writable, unmapped on drop. The file is sealed, so no access can fail.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -29,9 +38,13 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the file behind `fd`, if it is sealed against any change of its size and has all of its memory.
-    pub(crate) fn of_sealed(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn of_sealed(fd: BorrowedFd<'_>, pages: Pages) -> io::Result<Self> {
         let len = sealed_len(fd)?;
-        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = match pages {
+            Pages::OnDemand => MapFlags::SHARED,
+            Pages::AtOnce => MapFlags::SHARED | MapFlags::POPULATE,
+        };
         // SAFETY: at a null address the kernel chooses a range that nothing else uses.
         // Breaks if: the address or MAP_FIXED is given. Exercised by: segment::tests.
         let start = unsafe { mmap(ptr::null_mut(), len, prot, flags, fd, 0) }?;
@@ -45,6 +58,20 @@ impl Mapping {
 
     pub(crate) const fn as_ptr(&self) -> *mut u8 {
         self.start.as_ptr().cast()
+    }
+
+    /// Copies `bytes` to `offset`, where they must fit.
+    pub(crate) fn fill(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset.checked_add(bytes.len());
+        assert!(end.is_some_and(|end| end <= self.len), "{} bytes at {offset} of {}", bytes.len(), self.len);
+        // SAFETY: the place is within the mapping, as just asserted.
+        // Breaks if: the assertion goes. Exercised by: segment::tests, bytes at any place.
+        let target = unsafe { self.as_ptr().add(offset) };
+        // SAFETY: as many bytes are readable there and writable here, backed because the file is sealed. Nobody in
+        // this process uses words of the mapping meanwhile, which is borrowed for us alone; another process that
+        // does only spoils the bytes, since nothing is read back.
+        // Breaks if: it takes `&self`. Exercised by: segment::tests, bytes at any place.
+        unsafe { ptr::copy(bytes.as_ptr(), target, bytes.len()) };
     }
 
     /// The memory as words; bytes that fill none at the end are left out.

@@ -2,4 +2,4 @@
 
 mod mapping;
 
-pub(crate) use mapping::{Mapping, SEALS};
+pub(crate) use mapping::{Mapping, Pages, SEALS};

@@ -1,0 +1,123 @@
+//! How much memory this process may still take: what the machine has left, cut by the limits of its cgroups.
+//!
+//! An estimate in the asker's favour: what the kernel could drop or swap out counts as available, and others may
+//! take it first. It tells what certainly cannot be had.
+
+use std::fs;
+use std::path::Path;
+
+/// Bytes that may still be had; `None` if nothing tells.
+#[must_use]
+pub fn available() -> Option<u64> {
+    available_by(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
+}
+
+fn available_by(proc: &Path, mount: &Path) -> Option<u64> {
+    let table = fs::read_to_string(proc.join("meminfo")).ok()?;
+    let kibibytes = |name| row(&table, name).map_or(0, |value| value * 1024);
+    let swap = kibibytes("SwapFree:");
+    let machine = kibibytes("MemAvailable:").saturating_add(swap);
+    let groups = fs::read_to_string(proc.join("self/cgroup")).unwrap_or_default();
+    let groups = groups.lines().filter_map(|line| line_headroom(line, mount)).min();
+    Some(groups.map_or(machine, |headroom| headroom.saturating_add(swap).min(machine)))
+}
+
+/// The headroom by one line of `/proc/self/cgroup`: `hierarchy:controllers:path`.
+fn line_headroom(line: &str, mount: &Path) -> Option<u64> {
+    let mut fields = line.splitn(3, ':');
+    let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+    let path = Path::new(path.trim_start_matches('/'));
+    if controllers.is_empty() {
+        let names = ["memory.max", "memory.current", "active_file", "inactive_file"];
+        return smallest(mount, path, names);
+    }
+    let names =
+        ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file", "total_inactive_file"];
+    let is_memory = controllers.split(',').any(|name| name == "memory");
+    is_memory.then(|| smallest(&mount.join("memory"), path, names))?
+}
+
+/// Within a container the path may name the host's hierarchy, which is not mounted: then only the root counts.
+fn smallest(root: &Path, path: &Path, names: [&str; 4]) -> Option<u64> {
+    path.ancestors().filter_map(|group| headroom(&root.join(group), names)).min()
+}
+
+/// What a group may still use: its limit, less what it uses, but for files that the kernel would drop.
+fn headroom(group: &Path, [limit, usage, active, inactive]: [&str; 4]) -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(group.join(name)).ok();
+    // No limit is the word "max", or a number beyond all memory.
+    let limit: u64 = read(limit)?.trim().parse().ok()?;
+    let usage: u64 = read(usage)?.trim().parse().ok()?;
+    let table = read("memory.stat").unwrap_or_default();
+    let files = row(&table, active).unwrap_or(0).saturating_add(row(&table, inactive).unwrap_or(0));
+    Some(limit.saturating_sub(usage.saturating_sub(files)))
+}
+
+/// The number in the row of that name.
+fn row(table: &str, name: &str) -> Option<u64> {
+    table.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        words.next().filter(|word| *word == name)?;
+        words.next()?.parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    const MEMINFO: &str = "MemTotal: 1000 kB\nMemAvailable: 100 kB\nSwapFree: 10 kB\n";
+
+    fn available(files: &[(&str, &str)]) -> Option<u64> {
+        let scratch = Scratch::new();
+        for (path, text) in files {
+            let path = scratch.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        available_by(&scratch.path("proc"), &scratch.path("cgroup"))
+    }
+
+    #[test]
+    fn without_limits_the_machine_decides() {
+        let files =
+            [("proc/meminfo", MEMINFO), ("proc/self/cgroup", "0::/\n"), ("cgroup/memory.max", "max\n")];
+        assert_eq!(available(&files), Some(110 * 1024));
+        assert_eq!(available(&files[..1]), Some(110 * 1024));
+        assert_eq!(available(&[]), None);
+    }
+
+    #[test]
+    fn the_tightest_group_on_the_way_up_decides() {
+        let found = available(&[
+            ("proc/meminfo", MEMINFO),
+            ("proc/self/cgroup", "0::/pod/box\n"),
+            ("cgroup/pod/memory.max", "60000\n"),
+            ("cgroup/pod/memory.current", "50000\n"),
+            ("cgroup/pod/memory.stat", "anon 1\nactive_file 3000\ninactive_file 4000\n"),
+            ("cgroup/pod/box/memory.max", "max\n"),
+            ("cgroup/pod/box/memory.current", "50000\n"),
+        ]);
+        assert_eq!(found, Some(10_000 + 3000 + 4000 + 10 * 1024));
+    }
+
+    #[test]
+    fn the_first_version_of_cgroups_is_read_too() {
+        let found = available(&[
+            ("proc/meminfo", MEMINFO),
+            ("proc/self/cgroup", "5:cpu:/x\n4:memory:/x\n"),
+            ("cgroup/memory/x/memory.limit_in_bytes", "30000\n"),
+            ("cgroup/memory/x/memory.usage_in_bytes", "40000\n"),
+            ("cgroup/memory/x/memory.stat", "active_file 5\ntotal_active_file 0\ntotal_inactive_file 0\n"),
+            ("cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("cgroup/memory/memory.usage_in_bytes", "1\n"),
+        ]);
+        assert_eq!(found, Some(10 * 1024), "over its limit: only swap is left");
+    }
+
+    #[test]
+    fn this_machine_tells() {
+        assert!(super::available().is_some_and(|bytes| bytes > 1 << 20));
+    }
+}
