@@ -253,7 +253,8 @@ impl<C, O, W> Cell<C, O, W> {
     pub fn unsubscribe(&self, is_it: impl FnMut(&W) -> bool) -> Option<W> {
         let mut inner = lock(&self.inner);
         let position = inner.waiters.iter().position(is_it)?;
-        Some(inner.waiters.swap_remove(position))
+        // The others keep their order: callbacks are promised to be called in that in which they were added.
+        Some(inner.waiters.remove(position))
     }
 
     /// Looks at the state, the outcome if there is one, and the call if it is still here. `look` must not call out.
