@@ -78,7 +78,7 @@ def test_loops_of_several_threads_may_await_the_same_future():
         barrier.wait()
         outcomes.append(await future)
 
-    threads = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(3)]
+    threads = [threading.Thread(target=asyncio.run, args=(main(),), daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     barrier.wait()

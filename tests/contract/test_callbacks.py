@@ -57,7 +57,9 @@ def test_a_callback_of_a_cancelled_future_is_called_by_who_cancels(model, gate):
         gate.wait_for(1)
         pending = pool.submit(model.task(abs), -1)
         called_in = []
-        pending.add_done_callback(lambda done: called_in.append((done.cancelled(), threading.current_thread())))
+        pending.add_done_callback(
+            lambda done: called_in.append((done.cancelled(), threading.current_thread()))
+        )
         assert pending.cancel()
         assert called_in == [(True, threading.current_thread())]
         gate.open()

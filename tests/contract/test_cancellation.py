@@ -61,7 +61,7 @@ def test_who_waits_for_a_task_learns_of_its_cancellation(model, gate):
             except concurrent.futures.CancelledError as error:
                 outcomes.append(error)
 
-        waiters = [threading.Thread(target=wait) for _ in range(3)]
+        waiters = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
         for waiter in waiters:
             waiter.start()
         pending.cancel()

@@ -350,7 +350,7 @@ def test_many_threads_may_wait_for_the_same_future():
         ]
         outcomes.append(kinds[number % 4]())
 
-    threads = [threading.Thread(target=wait, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=wait, args=(number,), daemon=True) for number in range(8)]
     for thread in threads:
         thread.start()
     barrier.wait()
