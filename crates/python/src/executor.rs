@@ -35,7 +35,7 @@ struct Terms {
 
 struct Opened {
     owner: Arc<Owner>,
-    terms: Option<Arc<Terms>>,
+    terms: Option<Terms>,
     takes_coroutines: bool,
     /// The coroutine function that was accepted last; most programs submit one again and again.
     accepted: Mutex<Option<Py<PyAny>>>,
@@ -136,7 +136,7 @@ impl Executor {
     fn _open_view(&self, executor: &Bound<'_, Self>, policy: Bound<'_, Policy>) -> PyResult<()> {
         let parent = executor.get().opened()?;
         let gate = policy.get().limits().map(|limits| OwnedGate::new(&parent.owner.0, limits));
-        let terms = (!policy.get().is_trivial()).then(|| Arc::new(Terms { policy: policy.unbind(), gate }));
+        let terms = (!policy.get().is_trivial()).then(|| Terms { policy: policy.unbind(), gate });
         let _ = self.opened.set(Opened {
             owner: Arc::clone(&parent.owner),
             terms,
@@ -207,6 +207,9 @@ impl Executor {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Some(opened) = self.opened.get() else { return Ok(()) };
+        if let Some(terms) = &opened.terms {
+            visit.call(&terms.policy)?;
+        }
         let accepted = opened.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         visit.call(&*accepted)
     }
