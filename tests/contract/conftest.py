@@ -25,12 +25,14 @@ def gate():
 
 @pytest.fixture
 def collected_warnings():
-    """Collect what is garbage, and return the warnings of that."""
+    """Catch the test's warnings; call it to collect garbage and get the warnings since the last call."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
 
-    def collect():
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        def collect():
             gc.collect()
-        return [warning.message for warning in caught]
+            messages = [warning.message for warning in caught]
+            caught.clear()
+            return messages
 
-    return collect
+        yield collect

@@ -29,9 +29,8 @@ def test_a_settled_future_can_be_awaited():
 
 def test_awaiting_a_failed_future_raises(our_model):
     async def main():
-        with our_model.make() as pool:
-            with pytest.raises(ZeroDivisionError):
-                await pool.submit(our_model.task(divmod), 1, 0)
+        with our_model.make() as pool, pytest.raises(ZeroDivisionError):
+            await pool.submit(our_model.task(divmod), 1, 0)
 
     asyncio.run(main())
 

@@ -5,8 +5,6 @@ import logging
 import threading
 import weakref
 
-import pytest
-
 import manyhands as mh
 
 

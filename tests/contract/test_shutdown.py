@@ -87,11 +87,11 @@ def test_shutdown_can_cancel_what_has_not_begun(model, gate):
     assert running.result() == "running"
 
 
-def test_those_who_wait_for_cancelled_tasks_are_told(model, gate):
-    pool = model.make(workers=1)
-    pool.submit(model.wait_at(gate))
+def test_those_who_wait_for_cancelled_tasks_are_told(our_model, gate):
+    pool = our_model.make(workers=1)
+    pool.submit(our_model.wait_at(gate))
     gate.wait_for(1)
-    queued = [pool.submit(model.task(abs), -1) for _ in range(3)]
+    queued = [pool.submit(our_model.task(abs), -1) for _ in range(3)]
     done = []
     waiting = threading.Thread(target=lambda: done.extend(concurrent.futures.wait(queued).done), daemon=True)
     waiting.start()

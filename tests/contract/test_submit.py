@@ -183,7 +183,7 @@ def test_futures_are_those_of_the_standard_library(our_model):
 def test_futures_are_hashable_and_equal_only_to_themselves(model):
     with model.make() as pool:
         one, other = (pool.submit(model.task(abs), -1) for _ in range(2))
-        assert one == one  # noqa: PLR0124
+        assert one == one
         assert one != other
         assert len({one, other, one}) == 2
 

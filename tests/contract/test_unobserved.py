@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import subprocess
 import sys
@@ -41,16 +42,17 @@ def test_a_failure_that_nobody_looks_at_warns_with_its_traceback(our_model, coll
     "look",
     [
         lambda future: future.exception(),
-        lambda future: pytest.raises(LookupError, future.result),
-        lambda future: pytest.raises(LookupError, asyncio.run, awaited(future)),
+        lambda future: future.result(),
+        lambda future: asyncio.run(awaited(future)),
         lambda future: mh.gather(future, return_exceptions=True).result(),
-        lambda future: pytest.raises(LookupError, asyncio.run, wrapped(future)),
+        lambda future: asyncio.run(wrapped(future)),
     ],
     ids=["exception", "result", "await", "gather", "wrap_future"],
 )
 def test_a_failure_that_somebody_looked_at_does_not(look, collected_warnings):
     future = failed()
-    look(future)
+    with contextlib.suppress(LookupError):
+        look(future)
     del future
     assert collected_warnings() == []
 
