@@ -152,12 +152,13 @@ impl<M: Memory> Producer<M> {
 
     /// Announces that this side sleeps until there is room for a message of `length` bytes, and looks again.
     /// `true`: there is none, so sleep; the consumer wakes it when it frees any room, enough or not. `false`:
-    /// there is, or the ring is unusable: push.
+    /// there is, or there never will be, or the ring is unusable: push.
     #[must_use]
     pub fn prepare_sleep(&mut self, length: usize) -> bool {
         // One change announces the sleep and looks: room made after it finds the announcement.
         let before = State(self.memory.state().fetch_or(STARVED, Ordering::AcqRel));
-        let sleeps = self.observe(before).is_ok() && bytes::words(length) > self.free;
+        let may_come = self.observe(before).is_ok() && length <= self.max_message();
+        let sleeps = may_come && bytes::words(length) > self.free;
         if !sleeps {
             self.end_sleep();
         }

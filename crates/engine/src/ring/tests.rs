@@ -156,6 +156,7 @@ fn a_sleeping_consumer_is_woken_once() {
 fn a_starved_producer_is_woken_when_room_is_made() {
     let (_, mut producer, mut consumer) = ring(4);
     assert!(!producer.prepare_sleep(24));
+    assert!(!producer.prepare_sleep(25), "it would sleep for ever");
     push(&mut producer, &message(1, 16));
     assert!(producer.prepare_sleep(8));
     assert!(!consumer.must_wake());
@@ -211,6 +212,24 @@ fn claims_that_nobody_made_are_noticed() {
         let found = producer.try_push(&[b"y"]);
         assert!(matches!(found, Err(PushError::Corrupt(RingError::Corrupt { .. }))), "{lie}: {found:?}");
     }
+}
+
+#[test]
+fn messages_that_nobody_pushed_are_noticed() {
+    let found = |lie: fn(&Boxed)| {
+        let (memory, mut producer, mut consumer) = ring(8);
+        push(&mut producer, b"x");
+        lie(&memory);
+        match consumer.try_pop(&mut Vec::new()) {
+            Err(RingError::Corrupt { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    };
+    let next_of_two = |memory: &Boxed| memory.state().store(state::ONE * 2 + 1, Ordering::Relaxed);
+    assert_eq!(found(next_of_two), Field::Next);
+    assert_eq!(found(|memory| memory.state().store(state::ONE * 9, Ordering::Relaxed)), Field::Unclaimed);
+    assert_eq!(found(|memory| memory.data()[0].store(7 << 32 | 1, Ordering::Relaxed)), Field::Number);
+    assert_eq!(found(|memory| memory.data()[0].store(57, Ordering::Relaxed)), Field::Length);
 }
 
 #[derive(Clone, Debug)]
@@ -318,7 +337,7 @@ proptest! {
                     model.asleep = false;
                 }
                 Step::ProducerSleeps(length) => {
-                    model.starved = bytes::words(length) > model.free();
+                    model.starved = length <= (words - 1) * WORD && bytes::words(length) > model.free();
                     prop_assert_eq!(producer.prepare_sleep(length), model.starved);
                 }
             }
