@@ -44,7 +44,7 @@ impl Token {
         self.0.swap(EMPTY, Ordering::Acquire) == NOTIFIED
     }
 
-    /// Whether a notification waits; for a short spin before sleeping.
+    /// Whether a notification waits: whether a sleep ended for a reason.
     #[must_use]
     pub fn is_notified(&self) -> bool {
         self.0.load(Ordering::Acquire) == NOTIFIED

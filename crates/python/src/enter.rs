@@ -11,10 +11,6 @@ use manyhands_os::park::{Parker, Woken};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
-/// How often a waiting thread looks before it sleeps: some microseconds, about what the sleep itself and the
-/// wake-up would cost. Longer would burn the processor that the awaited thread may need.
-const SPINS: u32 = 200;
-
 /// How long Rust code may stay attached at a stretch: the interpreter's own switch interval, at which a Python loop
 /// would let other threads run.
 const TURN: Duration = Duration::from_millis(5);
@@ -52,7 +48,7 @@ pub(crate) fn wait_until(
         if is_over() {
             return Ok(true);
         }
-        match py.detach(|| parker.park(SPINS, deadline)) {
+        match py.detach(|| parker.park(deadline)) {
             Woken::Notified => {}
             Woken::TimedOut => return Ok(is_over()),
             Woken::Interrupted => py.check_signals()?,

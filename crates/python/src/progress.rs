@@ -98,7 +98,7 @@ fn sleep_until(counts: &Counts, at: Tick) -> bool {
         if clock::now() >= at {
             return true;
         }
-        let _ = counts.parker.park(0, Some(at));
+        let _ = counts.parker.park(Some(at));
     }
     false
 }

@@ -2,7 +2,7 @@
 //!
 //! A thread is a `threading.Thread` whose target is [`Thread::run`]: it takes a task, runs it, settles its future and
 //! takes the next, attached all the while, so that a queue of small tasks costs no switches. With nothing to take it
-//! enrols as idle, detaches, looks a few microseconds for work and sleeps.
+//! enrols as idle, detaches and sleeps.
 //!
 //! Whom a new task wakes, and who wakes for a task that has to wait for a time, is decided by
 //! [`engine::crew`](manyhands_engine::crew).
@@ -36,9 +36,6 @@ use crate::native;
 use crate::pool::{Crew, Pool, Wake};
 use crate::timers::{self, Alarm, Watched};
 use crate::waiter::Wakes;
-
-/// How often an idle thread looks for work before it sleeps.
-const SPINS: u32 = 200;
 
 /// The threads of a pool: the part of its state that concerns them.
 pub(crate) struct ThreadCrew {
@@ -244,7 +241,7 @@ impl Thread {
                     py.detach(|| {
                         wakes.flush();
                         // Why it ended does not matter: the queue says what there is to do.
-                        let _ = self.hand.parker.park(SPINS, until);
+                        let _ = self.hand.parker.park(until);
                     });
                     turn = Turn::begin(clock::now());
                 }

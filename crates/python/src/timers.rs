@@ -131,7 +131,7 @@ impl Timers {
             if due.is_empty() {
                 let deadline = (next != Tick::NEVER).then_some(next);
                 // Whatever ended the sleep, the wheel says what is due.
-                let _ = self.parker.park(0, deadline);
+                let _ = self.parker.park(deadline);
             } else if Python::try_attach(|py| due.drain(..).for_each(|alarm| alarm.fire(py))).is_none() {
                 // The interpreter is gone, and with it everybody who could be late.
                 std::mem::forget(due);
