@@ -41,6 +41,12 @@ compat: prerequisites ## run CPython's own tests of concurrent.futures on manyha
 lint: prerequisites ## check formats, lints, types, stubs, layers and licences
 	@scripts/lint
 
+.PHONY: demo
+demo: build ## look the machine's time zones up at a slow, failing service, by `manyhands map` and in four ways
+	@$(VENV)/bin/python -c 'import zoneinfo, sys; sys.exit(not zoneinfo.available_timezones())' \
+		|| $(VENV)/bin/pip install --quiet tzdata
+	@$(VENV)/bin/python examples/demo.py
+
 .PHONY: bench
 bench: build ## compare with the standard library; writes docs/benchmarks.md unless ARGS="--only submit,map" or so
 	@$(VENV)/bin/python -m bench.versus $(or $(ARGS),--long --render)

@@ -354,14 +354,26 @@ impl Future {
 
     /// Waits until the task is settled; `false` if `deadline` came before.
     pub(crate) fn wait_until(slf: &Bound<'_, Self>, deadline: Option<Tick>) -> PyResult<bool> {
-        let this = slf.get();
+        Self::wait_for_any(slf.py(), &[slf], deadline)
+    }
+
+    /// Waits until one of the tasks is settled; `false` if `deadline` came before.
+    pub(crate) fn wait_for_any(
+        py: Python<'_>,
+        futures: &[&Bound<'_, Self>],
+        deadline: Option<Tick>,
+    ) -> PyResult<bool> {
+        let is_over = || futures.iter().any(|future| future.get().state().is_done());
         let parker = park::mine();
-        if this.cell.subscribe(Waiter::Thread(Arc::clone(&parker))).is_err() {
-            return Ok(true);
+        for future in futures {
+            if future.get().cell.subscribe(Waiter::Thread(Arc::clone(&parker))).is_err() {
+                break;
+            }
         }
-        let waited = enter::wait_until(slf.py(), &parker, deadline, || this.cell.state().is_done());
-        if !matches!(waited, Ok(true)) {
-            this.cell
+        let waited = enter::wait_until(py, &parker, deadline, is_over);
+        for future in futures {
+            future
+                .get()
                 .unsubscribe(|waiter| matches!(waiter, Waiter::Thread(other) if Arc::ptr_eq(other, &parker)));
         }
         waited

@@ -4,8 +4,9 @@
 //! Given `buffersize`, that many items are in flight or waiting to be taken. Otherwise twice what the executor runs at
 //! once, and more while items are so short that the hand-over between consumer and workers would cost more than they
 //! do: as long as a whole window is delivered in less than [`HAND_OVER`], the next is twice as large, up to
-//! [`WIDEST`]. A widened window is refilled when half of it has been taken, so that workers and consumer do not
-//! wake each other for every single item.
+//! [`WIDEST`]. A window widened for that is refilled when half of it has been taken, so that workers and consumer do
+//! not wake each other for every single item. In input order it also grows, up to the same limit, when its youngest
+//! item is settled before its oldest: then one slow item would leave all workers without work.
 //!
 //! # Order
 //! In input order the consumer waits for the oldest item; otherwise for a mailbox into which every settled item's
@@ -69,6 +70,14 @@ struct Flight {
     input: Option<Py<PyAny>>,
 }
 
+/// How a wait for the next item ended.
+enum Waited {
+    Settled(Flight),
+    /// The youngest item was settled before the oldest.
+    Outrun,
+    TooLong,
+}
+
 /// The items in flight.
 enum Flights {
     Ordered(VecDeque<Flight>),
@@ -110,16 +119,27 @@ impl Flights {
         }
     }
 
-    /// Waits for the next item and takes it; `None` if `deadline` came first.
-    fn wait(&mut self, py: Python<'_>, deadline: Option<Tick>) -> PyResult<Option<Flight>> {
+    /// Waits for the next item and takes it. With `may_be_outrun`, also ends when the youngest item is settled.
+    fn wait(&mut self, py: Python<'_>, deadline: Option<Tick>, may_be_outrun: bool) -> PyResult<Waited> {
         match self {
             Self::Ordered(flights) => {
-                let Some(first) = flights.front() else { return Ok(None) };
-                let settled = Future::wait_until(first.future.bind(py), deadline)?;
-                Ok(settled.then(|| flights.pop_front()).flatten())
+                let (Some(oldest), Some(youngest)) = (flights.front(), flights.back()) else {
+                    return Ok(Waited::TooLong);
+                };
+                let (oldest, youngest) = (oldest.future.bind(py), youngest.future.bind(py));
+                let awaited = [oldest, youngest];
+                let count = if may_be_outrun { 2 } else { 1 };
+                if !Future::wait_for_any(py, &awaited[..count], deadline)? {
+                    return Ok(Waited::TooLong);
+                }
+                if !oldest.get().state().is_done() {
+                    return Ok(Waited::Outrun);
+                }
+                Ok(flights.pop_front().map_or(Waited::TooLong, Waited::Settled))
             }
             Self::Unordered { flights, mailbox } => {
-                Ok(next_number(py, mailbox, deadline)?.and_then(|number| flights.remove(&number)))
+                let number = next_number(py, mailbox, deadline)?;
+                Ok(number.and_then(|number| flights.remove(&number)).map_or(Waited::TooLong, Waited::Settled))
             }
         }
     }
@@ -165,6 +185,15 @@ impl Window {
         if let Some((delivered, _)) = &mut self.growth {
             *delivered += 1;
         }
+    }
+
+    /// Whether it may still grow.
+    fn may_widen(&self) -> bool {
+        self.growth.is_some() && self.size < WIDEST
+    }
+
+    fn widen(&mut self) {
+        self.size = (self.size * 2).min(WIDEST);
     }
 
     /// The consumer has to wait: widens the window if the last one was gone too fast.
@@ -316,8 +345,15 @@ impl Mapped {
                 None if !waits => return Ok(Fetched::NotYet),
                 None => {
                     state.window.starve();
-                    let waited = state.flights.wait(py, self.deadline)?;
-                    waited.ok_or_else(|| error::gave_up_waiting(py))?
+                    let may_widen = state.window.may_widen() && state.source.is_some();
+                    match state.flights.wait(py, self.deadline, may_widen)? {
+                        Waited::Settled(flight) => flight,
+                        Waited::Outrun => {
+                            state.window.widen();
+                            continue;
+                        }
+                        Waited::TooLong => return Err(error::gave_up_waiting(py)),
+                    }
                 }
             };
             state.window.deliver();
