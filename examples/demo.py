@@ -2,8 +2,8 @@
 
     python examples/demo.py [--folder demo-output] [--rows 600]
 
-First by `manyhands map`, which ends in a complete file; then in four ways that are compared: a serial loop, the standard
-library's threads, and `mh.map` on threads and on an event loop.
+First by `manyhands map`, which ends in a complete file; then in four ways that are compared: a serial loop,
+the standard library's threads, and `mh.map` on threads and on an event loop.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Look a row's time zone up at the service of `timezone_service.py`, whose port is in TIMEZONE_PORT.
 
-    TIMEZONE_PORT=8080 manyhands map examples/timezone_client.py:look_up zones.csv -o zones.jsonl --timeout 1s --retries 5
+    export TIMEZONE_PORT=8080
+    manyhands map examples/timezone_client.py:look_up zones.csv -o zones.jsonl --timeout 1s --retries 5
 
 `look_up` has no time limit and no second try of its own: those are the caller's to set.
 """
