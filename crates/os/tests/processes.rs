@@ -302,6 +302,7 @@ fn nothing_is_lost_in_the_ring_of_a_process_that_never_looks() {
 
 /// Writes garbage all over the segment until it is killed.
 fn scribble(segment: &Segment) {
+    set_parent_death_signal().unwrap();
     let mut garbage = 0x9e37_79b9_7f4a_7c15_u64;
     loop {
         for word in segment.words() {
