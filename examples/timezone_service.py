@@ -2,9 +2,9 @@
 
     python examples/timezone_service.py [--port 8080]
 
-GET /zones/Europe/Berlin answers with JSON after 50 ms. Two requests in a hundred get a 503, one in a hundred
-is never answered. Which ones is decided by the zone and the number of the request for it in the ``run`` of the
-query, so that a run of the demo can be repeated.
+GET /zones/Europe/Berlin answers with JSON after 50 ms. Two requests in a hundred get a 503, one in a
+hundred is never answered. Which ones is decided by the zone and the number of the request for it in the
+``run`` of the query, so that a run of the demo can be repeated.
 """
 
 from __future__ import annotations

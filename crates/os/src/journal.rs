@@ -18,7 +18,7 @@
 //! - One run at a time: the file is locked for as long as it is open.
 //! - Everything read is checked before it is believed: kind, length against the file, checksum.
 //!
-//! The format is written down in [`record`](self::record::HEAD).
+//! The format is written down in `record`.
 
 mod file;
 mod ledger;
