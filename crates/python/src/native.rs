@@ -3,7 +3,7 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use pyo3::ffi;
+use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
@@ -21,17 +21,17 @@ pub(crate) fn new_without_init<'py>(class: &Bound<'py, PyType>) -> PyResult<Boun
     unsafe { Bound::from_owned_ptr_or_err(py, object) }
 }
 
-/// pyo3 declares it `extern "C"`, which may not unwind.
-mod unwinding {
-    use pyo3::ffi::PyObject;
+type Call = unsafe extern "C" fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject;
+type UnwindingCall =
+    unsafe extern "C-unwind" fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject;
 
-    unsafe extern "C-unwind" {
-        pub(super) fn PyObject_Call(
-            callable: *mut PyObject,
-            args: *mut PyObject,
-            kwargs: *mut PyObject,
-        ) -> *mut PyObject;
-    }
+/// `PyObject_Call` as what it is, a function that may unwind.
+///
+/// pyo3 declares it `extern "C"`, and a second declaration would not help: optimisation at link time merges the two
+/// into one that may not unwind, and leaves out the guard of [`call`]. It must not see through the pointer.
+fn unwinding_call() -> UnwindingCall {
+    // SAFETY: the two types differ only in that a function of the second may unwind.
+    std::hint::black_box(unsafe { std::mem::transmute::<Call, UnwindingCall>(ffi::PyObject_Call) })
 }
 
 /// Stops a thread that CPython is ending from unwinding any further.
@@ -58,7 +58,7 @@ pub(crate) fn call<'py>(
     let kwargs = kwargs.map_or(std::ptr::null_mut(), Bound::as_ptr);
     let guard = SleepIfUnwound;
     // SAFETY: three live objects (or no keywords) of the types that the function asks for, borrowed for the call.
-    let result = unsafe { unwinding::PyObject_Call(callable.as_ptr(), args.as_ptr(), kwargs) };
+    let result = unsafe { unwinding_call()(callable.as_ptr(), args.as_ptr(), kwargs) };
     std::mem::forget(guard);
     // SAFETY: the function returns a new reference, or NULL with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(callable.py(), result) }
