@@ -14,16 +14,15 @@ import csv
 import os
 import subprocess
 import sys
-import threading
 import time
 import zoneinfo
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from timezone_client import look_up, look_up_async
-from timezone_service import Service
 
 import manyhands as mh
 
@@ -45,18 +44,14 @@ class Result(NamedTuple):
 
 
 @contextmanager
-def service() -> Iterator[Service]:
-    """Run the service in threads of this process, and tell the client where it is."""
-    running = Service()
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
-    thread.start()
-    os.environ["TIMEZONE_PORT"] = str(running.port)
-    try:
-        yield running
-    finally:
-        running.closing.set()
-        running.shutdown()
-        running.server_close()
+def service() -> Iterator[str]:
+    """Run the service in a process of its own, which ends with this one, and tell the client where it is."""
+    command = [sys.executable, str(HERE / "timezone_service.py"), "--port", "0", "--until-eof"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        url = running.stdout.readline().strip()
+        os.environ["TIMEZONE_PORT"] = str(urlsplit(url).port)
+        yield url
 
 
 def write_table(target: Path, most: int | None) -> list[Row]:
@@ -170,9 +165,9 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     table, output = options.folder / "zones.csv", options.folder / "zones.jsonl"
     rows = write_table(table, options.rows)
-    with service() as running:
-        print(f"{len(rows)} time zones; the service on port {running.port} takes 50 ms,")
-        print(f"fails 2 times in 100 and hangs once in 100; each try has {TIMEOUT:g} s\n")
+    with service() as url:
+        print(f"{len(rows)} time zones; the service at {url} takes 50 ms,")
+        print(f"fails 2 times in 100 and hangs once in 100; each try has {TIMEOUT:g} s\n", flush=True)
         by_command(table, output)
         lines = output.read_text().splitlines()
         print(f"\n{output}: {len(lines)} of {len(rows)} rows, the first of them:")

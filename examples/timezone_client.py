@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - the first connection would import it, in all threads and within their time limits
 import json
 import os
+from http.client import HTTPConnection
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 HOST = "127.0.0.1"
 
@@ -28,10 +28,22 @@ def path(row: dict[str, str]) -> str:
     return f"/zones/{row['zone']}?run={os.environ.get('TIMEZONE_RUN', '')}"
 
 
+def result(row: dict[str, str], status: int, body: bytes) -> dict[str, Any]:
+    """Return the row with what the service said of it, if it did."""
+    if status != 200:
+        raise ConnectionError(f"the service answered {status}")
+    return {**row, **json.loads(body)}
+
+
 def look_up(row: dict[str, str], timeout: float | None = None) -> dict[str, Any]:
     """Return the row with what the service says of its zone."""
-    with urlopen(f"http://{HOST}:{port()}{path(row)}", timeout=timeout) as answer:
-        return {**row, **json.load(answer)}
+    connection = HTTPConnection(HOST, port(), timeout=timeout)
+    try:
+        connection.request("GET", path(row))
+        answer = connection.getresponse()
+        return result(row, answer.status, answer.read())
+    finally:
+        connection.close()
 
 
 async def look_up_async(row: dict[str, str]) -> dict[str, Any]:
@@ -42,7 +54,4 @@ async def look_up_async(row: dict[str, str]) -> dict[str, Any]:
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     finally:
         writer.close()
-    status = int(head.split(None, 2)[1])
-    if status != 200:
-        raise HTTPError(path(row), status, "the service said no", hdrs=None, fp=None)  # type: ignore[arg-type]
-    return {**row, **json.loads(body)}
+    return result(row, int(head.split(None, 2)[1]), body)

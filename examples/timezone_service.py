@@ -1,6 +1,6 @@
 """A small HTTP service that knows time zones, slow and unreliable as real ones are.
 
-    python examples/timezone_service.py [--port 8080]
+    python examples/timezone_service.py [--port 8080] [--until-eof]
 
 GET /zones/Europe/Berlin answers with JSON after 50 ms. Two requests in a hundred get a 503, one in a
 hundred is never answered. Which ones is decided by the zone and the number of the request for it in the
@@ -13,6 +13,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import sys
 import threading
 import zoneinfo
 from collections import Counter
@@ -95,13 +96,25 @@ def describe(zone: str) -> dict[str, object]:
 def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, default=8080)
-    service = Service(parser.parse_args().port)
+    parser.add_argument("--port", type=int, default=8080, help="0 chooses a free one")
+    parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
+    options = parser.parse_args()
+    service = Service(options.port)
     print(f"http://127.0.0.1:{service.port}/zones/Europe/Berlin", flush=True)
+    if options.until_eof:
+        threading.Thread(target=stop_at_eof, args=(service,), daemon=True).start()
     try:
         service.serve_forever()
     except KeyboardInterrupt:
+        pass
+    finally:
         service.closing.set()
+
+
+def stop_at_eof(service: Service) -> None:
+    """Stop when whoever holds the other end of standard input closes it, or is gone, however he ended."""
+    sys.stdin.read()
+    service.shutdown()
 
 
 if __name__ == "__main__":
