@@ -57,7 +57,7 @@ pub(crate) fn ended(
 ) -> PyResult<Ended> {
     let py = future.py();
     let Some(detail) = future.get().detail() else { return settle(future, outcome, wakes) };
-    if let Some(gate) = detail.gate() {
+    if let Some(gate) = detail.leave_gate() {
         pool.release(py, gate)?;
     }
     if !outcome.has_failed() || !detail.may_retry() {

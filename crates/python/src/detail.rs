@@ -1,5 +1,6 @@
 //! What is kept of a task beyond its future: only tasks under a policy, or measured ones, have any.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ impl Drop for OwnedGate {
 pub(crate) struct Detail {
     pub(crate) policy: Option<Py<Policy>>,
     gate: Option<Arc<OwnedGate>>,
+    /// Whether the task has a place behind its gate, which somebody has to give back, once.
+    is_inside: AtomicBool,
     /// Whether to take the processor time, which costs two system calls a task.
     pub(crate) measured: bool,
     pub(crate) submitted: Tick,
@@ -76,6 +79,7 @@ impl Detail {
         Self {
             policy,
             gate,
+            is_inside: AtomicBool::new(false),
             measured: false,
             submitted,
             history: Mutex::new(History { queued: submitted, ..History::default() }),
@@ -84,8 +88,20 @@ impl Detail {
     }
 
     /// The gate that the task has to pass.
-    pub(crate) fn gate(&self) -> Option<GateId> {
+    fn gate(&self) -> Option<GateId> {
         self.gate.as_ref().map(|gate| gate.id())
+    }
+
+    /// Takes note that the scheduler let the task through its gate: it has a place behind it now.
+    pub(crate) fn pass_gate(&self) {
+        self.is_inside.store(true, Ordering::Release);
+    }
+
+    /// The gate to which the task's place has to be given back; `None` if it has none, or somebody was faster.
+    #[must_use]
+    pub(crate) fn leave_gate(&self) -> Option<GateId> {
+        let gate = self.gate()?;
+        self.is_inside.swap(false, Ordering::AcqRel).then_some(gate)
     }
 
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {

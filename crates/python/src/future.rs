@@ -146,6 +146,13 @@ impl Future {
         self.detail.get().map(Box::as_ref)
     }
 
+    /// Takes note that the scheduler handed the task out.
+    pub(crate) fn pass_gate(&self) {
+        if let Some(detail) = self.detail() {
+            detail.pass_gate();
+        }
+    }
+
     pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {
         self.pool.get()
     }

@@ -143,7 +143,7 @@ pub(crate) fn time_out(future: &Bound<'_, Future>, attempt: u32) -> PyResult<()>
     if !detail.expire(attempt) {
         return Ok(());
     }
-    let Some(waiter) = claim(future) else { return Ok(()) };
+    let Some(waiter) = claim(future, |_| true) else { return Ok(()) };
     {
         let mut shared = pool.shared();
         shared.statistics.timed_out += 1;
@@ -156,8 +156,11 @@ pub(crate) fn time_out(future: &Bound<'_, Future>, attempt: u32) -> PyResult<()>
 }
 
 /// Takes out the waiter that stands for the running coroutine: who gets it owns the outcome.
-fn claim(future: &Bound<'_, Future>) -> Option<Waiter> {
-    future.get().unsubscribe(|waiter| matches!(waiter, Waiter::Coroutine(_)))
+///
+/// After a retry, the coroutine of an attempt that was stopped may still be cleaning up while the next one runs: `is_it`
+/// tells their asyncio tasks apart.
+fn claim(future: &Bound<'_, Future>, is_it: impl Fn(&Py<PyAny>) -> bool) -> Option<Waiter> {
+    future.get().unsubscribe(|waiter| matches!(waiter, Waiter::Coroutine(running) if is_it(&running.future)))
 }
 
 /// One event loop of a pool. Handed to Python, which runs the loop in a thread.
@@ -197,6 +200,7 @@ impl Loop {
         match shared.scheduler.pop(now) {
             Pop::Ready { task, age } => {
                 shared.statistics.started += 1;
+                task.get().pass_gate();
                 self.hand.in_flight.fetch_add(1, Ordering::Relaxed);
                 Next::Begin { task, age, now }
             }
@@ -221,7 +225,7 @@ impl Loop {
         let detail = task.get().detail();
         let Some(work) = Future::start(task)? else {
             self.hand.in_flight.fetch_sub(1, Ordering::Relaxed);
-            return match detail.and_then(Detail::gate) {
+            return match detail.and_then(Detail::leave_gate) {
                 Some(gate) => self.pool.release(py, gate),
                 None => Ok(()),
             };
@@ -476,7 +480,7 @@ impl Runner {
         };
         let task = number.and_then(|number| self.hand.attached().as_mut()?.tasks.remove(&number));
         // An eager task that never waited was not enrolled: then only a cancellation could have come before.
-        let mine = task.is_none() || claim(future).is_some();
+        let mine = task.is_none_or(|task| claim(future, |running| running.is(&task)).is_some());
         if let Some(watched) = watched {
             watched.disarm();
         }
@@ -495,7 +499,7 @@ impl Runner {
             }
             Ending::Cancelled => {
                 Future::cancel_now(future);
-                match future.get().detail().and_then(Detail::gate) {
+                match future.get().detail().and_then(Detail::leave_gate) {
                     Some(gate) => self.pool.release(py, gate).map(|()| Ended::Skipped),
                     None => Ok(Ended::Skipped),
                 }

@@ -421,9 +421,16 @@ impl Pool {
     /// Takes note of a cancellation, and stops the thread that runs the task.
     pub(crate) fn cancelled(self: &Arc<Self>, future: &Bound<'_, Future>, was_running: bool) {
         let py = future.py();
-        let (hand, dropped, wakes) = {
+        let (hand, dropped, wakes, wake) = {
             let mut shared = self.shared();
             shared.statistics.cancelled += 1;
+            let wake = match future.get().detail().and_then(Detail::leave_gate) {
+                Some(gate) => {
+                    shared.scheduler.finished(gate);
+                    shared.wake(None)
+                }
+                None => Wake::Nobody,
+            };
             let hand = match &mut shared.crew {
                 Crew::Threads(crew) if was_running => crew.runner_of(future).map(Runner::Thread),
                 Crew::Processes(crew) if was_running => crew.give_up(future).map(Runner::Process),
@@ -431,10 +438,13 @@ impl Pool {
             };
             let dropped = if shared.closed { shared.prune() } else { Vec::new() };
             let wakes = if dropped.is_empty() { Vec::new() } else { shared.wake_everybody() };
-            (hand, dropped, wakes)
+            (hand, dropped, wakes, wake)
         };
         drop(dropped);
         self.wake_up(py, wakes);
+        if let Err(failure) = self.perform(py, wake) {
+            failure.write_unraisable(py, None);
+        }
         match hand {
             Some(Runner::Thread((hand, serial))) => {
                 crate::thread_crew::abandon(py, self, &hand, serial);

@@ -303,6 +303,7 @@ impl ProcessCrew {
             match scheduler.pop(now) {
                 Pop::Ready { task, age } => {
                     statistics.started += 1;
+                    task.get().pass_gate();
                     self.push(index, task, age, now, scheduler, &mut dispatched);
                 }
                 Pop::Wait(at) => {

@@ -297,7 +297,7 @@ impl Supervisor {
             Errand::Cancelled(future) => {
                 let future = future.bind(py);
                 Future::start(future)?;
-                match future.get().detail().and_then(crate::detail::Detail::gate) {
+                match future.get().detail().and_then(crate::detail::Detail::leave_gate) {
                     Some(gate) => self.pool.release(py, gate),
                     None => Ok(()),
                 }

@@ -211,6 +211,7 @@ impl Thread {
         match shared.scheduler.pop(now) {
             Pop::Ready { task, age } => {
                 shared.statistics.started += 1;
+                task.get().pass_gate();
                 Step::Run { task, age, began: now, wake: crew.wake(&shared.scheduler, None) }
             }
             Pop::Empty if shared.closed => {
@@ -258,7 +259,7 @@ impl Thread {
             Ok(Some(work)) => work,
             nothing => {
                 report(py, nothing.map(drop));
-                if let Some(gate) = detail.and_then(Detail::gate) {
+                if let Some(gate) = detail.and_then(Detail::leave_gate) {
                     report(py, self.pool.release(py, gate));
                 }
                 return Some(Ran { ended: Ended::Skipped, waited: Duration::ZERO, began });
