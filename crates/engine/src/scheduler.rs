@@ -221,6 +221,13 @@ impl<T> Scheduler<T> {
         self.len - self.delayed
     }
 
+    /// Whether a task waits for more than a free hand: for its delay to pass, or for its gate.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        let before_gate = |slot: &Slot<T>| slot.gated.as_ref().is_some_and(|gated| !gated.lane.is_empty());
+        self.delayed > 0 || self.gates.iter().any(before_gate)
+    }
+
     fn age(&mut self, earlier: Option<u64>) -> u64 {
         earlier.filter(|age| *age < self.next_age).unwrap_or_else(|| {
             self.next_age += 1;

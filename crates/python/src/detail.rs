@@ -113,7 +113,7 @@ impl Detail {
         let history = self.history();
         Order {
             priority: self.policy.as_ref().map_or(0, |policy| policy.get().rules.priority),
-            gate: self.gate(),
+            gate: self.gate().filter(|_| !self.is_inside.load(Ordering::Acquire)),
             not_before: history.due,
             age: history.age,
         }

@@ -106,9 +106,9 @@ impl Shared {
 }
 
 impl Shared {
-    /// Takes out the tasks that were cancelled while their next attempt was delayed: nobody shall wait for them.
+    /// Takes out the tasks that were cancelled while a delay or a limit held them back: nobody shall wait for them.
     fn prune(&mut self) -> Vec<Py<Future>> {
-        if self.scheduler.len() == self.scheduler.ready_len() {
+        if !self.scheduler.holds_back() {
             return Vec::new();
         }
         let mut cancelled = Vec::new();

@@ -76,6 +76,23 @@ fn order_holds_across_gates() {
 }
 
 #[test]
+fn it_says_whether_a_task_waits_for_more_than_a_hand() {
+    let mut scheduler = Scheduler::new();
+    let gate = scheduler.add_gate(rate(1, 100, 1));
+    assert!(!scheduler.holds_back());
+    scheduler.push("free", Order::default());
+    assert!(!scheduler.holds_back());
+    scheduler.push("gated", Order { gate: Some(gate), ..Order::default() });
+    assert!(scheduler.holds_back());
+    assert_eq!(popped(&mut scheduler, Tick::ZERO), ["free", "gated"]);
+    assert!(!scheduler.holds_back());
+    scheduler.push("delayed", Order { not_before: Some(at(50)), ..Order::default() });
+    assert!(scheduler.holds_back());
+    assert_eq!(popped(&mut scheduler, at(50)), ["delayed"]);
+    assert!(!scheduler.holds_back());
+}
+
+#[test]
 fn a_closed_gate_holds_up_only_its_own_tasks() {
     let mut scheduler = Scheduler::new();
     let slow = scheduler.add_gate(rate(1, 100, 1));
