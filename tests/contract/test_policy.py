@@ -309,6 +309,17 @@ def test_two_views_have_two_rates(our_model):
         assert [future.result(timeout=30) for future in futures] == [1, 1, 1]
 
 
+def test_nobody_waits_for_cancelled_tasks_that_a_rate_holds_back(our_model):
+    pool = our_model.make(workers=1)
+    slow = pool.with_policy(rate="1/h")
+    assert slow.submit(our_model.task(abs), -1).result(timeout=30) == 1
+    before, after = slow.submit(our_model.task(abs), -1), slow.submit(our_model.task(abs), -1)
+    assert before.cancel()
+    pool.shutdown(wait=False)
+    assert after.cancel()
+    pool.shutdown(wait=True)
+
+
 def test_a_rate_is_read_per_second_minute_and_hour():
     for rate in ("100/s", "6/m", "1000/h", 2.5, 10):
         assert "rate=" in repr(mh.Policy(rate=rate))
