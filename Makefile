@@ -58,8 +58,9 @@ format: prerequisites ## rewrite the sources in the house format
 	@$(VENV)/bin/ruff check --fix --quiet && $(VENV)/bin/ruff format
 
 .PHONY: docs
-docs: build ## write the reference from the docstrings, then run every example of the docs and follow every link
+docs: build ## write the reference and the chart, then run every example of the docs and follow every link
 	@$(VENV)/bin/python scripts/reference
+	@$(VENV)/bin/python scripts/chart
 	@$(VENV)/bin/python -m pytest -q tests/docs
 
 .PHONY: clean
