@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from manyhands.errors import Cancelled
 from manyhands.executors import AsyncExecutor, Executor, ProcessExecutor, ThreadExecutor
 from manyhands.futures import Future, _settle, wait
 
@@ -60,7 +61,10 @@ class TaskGroup:
         elif on == "process":
             self._executor, self._owns = ProcessExecutor(workers, name="group"), True
         elif on == "async":
-            self._executor, self._owns = AsyncExecutor(concurrency=workers or 1000, name="group"), True
+            self._executor, self._owns = (
+                AsyncExecutor(concurrency=1000 if workers is None else workers, name="group"),
+                True,
+            )
         else:
             raise ValueError(
                 f"could not make the group: found on={on!r}, "
@@ -91,13 +95,18 @@ class TaskGroup:
             return future
         future = self._executor.submit(fn, *args, **kwargs)
         self._futures.append(future)
+        if self._is_cancelled:
+            # Meanwhile, by another thread, which did not know of this task.
+            future.cancel(force=True)
         future.add_done_callback(self._look_at)
         return future
 
     def cancel(self) -> None:
         """Cancel every task of the group, running ones too, and take no more."""
         self._is_cancelled = True
-        for future in list(self._futures):
+        unfinished = [future for future in self._futures if not future.done()]
+        # Those that have not begun first: they must not begin in the places of those that are stopped.
+        for future in sorted(unfinished, key=lambda future: future.running()):
             future.cancel(force=True)
 
     def _look_at(self, future: Future[Any]) -> None:
@@ -136,8 +145,9 @@ class TaskGroup:
         if error is not None:
             self.cancel()
         try:
-            while pending := [future for future in self._futures if not future.done()]:
-                await _settle(pending[0])
+            for future in self._futures:  # which grows meanwhile, as tasks submit others
+                if not future.done():
+                    await _settle(future)
         except BaseException:
             self.cancel()
             raise
@@ -153,10 +163,17 @@ class TaskGroup:
     def _raise(self, error: BaseException | None) -> None:
         settled = (future for future in self._futures if not future.cancelled())
         errors = [failure for future in settled if (failure := future.exception()) is not None]
-        if error is not None and (not errors or not isinstance(error, Exception)):
-            # Only the body failed: its error goes on as it is. So does what is no failure, as Ctrl-C.
+        if error is not None and not isinstance(error, Exception):
+            # Ctrl-C, or the cancellation of who runs the block: no failure, it goes on as it is.
             return
-        if error is not None:
+        if error is not None and not self._is_echo(error, errors):
             errors.insert(0, error)
         if errors:
-            raise BaseExceptionGroup("tasks of the group failed", errors)
+            raise BaseExceptionGroup("tasks of the group failed", errors) from None
+
+    @staticmethod
+    def _is_echo(error: Exception, failures: list[BaseException]) -> bool:
+        """Whether the body failed only because it asked for a task that failed or was cancelled."""
+        return any(error is failure for failure in failures) or (
+            isinstance(error, Cancelled) and bool(failures)
+        )

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
+use manyhands_engine::task::State as TaskState;
 use manyhands_os::clock;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -407,7 +408,10 @@ impl Mapped {
         {
             executor.bind(py).get().pool()?.close(py, true);
         }
-        for flight in state.flights.drain() {
+        let mut flights = state.flights.drain();
+        // Those that have not begun first: they must not begin in the places of those that are stopped.
+        flights.sort_by_key(|flight| flight.future.get().state() == TaskState::Running);
+        for flight in flights {
             let future = flight.future.bind(py);
             future.get().observe();
             if self.on_error == OnError::Bare {
