@@ -60,9 +60,10 @@ def _rebuild(kind: type[ManyhandsError], args: tuple[Any, ...], fields: dict[str
 if sys.version_info >= (3, 11):
     _Timeout = TimeoutError
 else:
+    import asyncio
 
-    class _Timeout(TimeoutError, concurrent.futures.TimeoutError):
-        """Both timeouts of an old Python, which became one in 3.11."""
+    class _Timeout(TimeoutError, concurrent.futures.TimeoutError, asyncio.TimeoutError):
+        """The three timeouts of an old Python, which became one in 3.11."""
 
 
 class TaskTimeout(ManyhandsError, _Timeout):
