@@ -1,7 +1,9 @@
 """What a task's future says and does, from its submission to its outcome."""
 
 import concurrent.futures
+import os
 import pickle
+import threading
 import traceback
 
 import pytest
@@ -246,3 +248,18 @@ def test_what_makes_a_coroutine_is_a_coroutine_function():
         assert pool.submit(Service(), 1).result() == 2
         assert pool.submit(Service().method, 1).result() == 3
         assert pool.submit(functools.partial(add, 1), 1).result() == 2
+
+
+def test_other_threads_get_their_turn_beside_endless_tasks():
+    is_over = threading.Event()
+
+    def go_on():
+        if not is_over.is_set():
+            pool.submit(go_on)
+
+    with mh.ThreadExecutor(1) as pool:
+        pool.submit(go_on)
+        # Each gives the interpreter up for a moment, and needs it back: far too often for whoever starves.
+        for _ in range(2000):
+            os.stat("/")
+        is_over.set()

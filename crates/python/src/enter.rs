@@ -10,10 +10,11 @@ use manyhands_os::clock;
 use manyhands_os::park::{Parker, Woken};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
-/// How long Rust code may stay attached at a stretch: the interpreter's own switch interval, at which a Python loop
-/// would let other threads run.
-const TURN: Duration = Duration::from_millis(5);
+/// How long Rust code may stay attached at a stretch before it looks whether another thread wants to run: well below the
+/// interpreter's own switch interval of 5 ms, after which a thread that waits may ask for its turn.
+const TURN: Duration = Duration::from_millis(1);
 
 /// A stretch of attached work without Python bytecode, which has to give way to other threads by itself.
 pub(crate) struct Turn {
@@ -25,10 +26,19 @@ impl Turn {
         Self { began: now }
     }
 
-    /// Lets other threads run, if the turn has lasted long enough.
+    /// Lets another thread run, if the turn has lasted long enough and the interpreter was asked for one.
+    ///
+    /// A function in bytecode is called, for only there does the interpreter look whether somebody has waited for his
+    /// turn, and see to it that he gets it. To detach and attach again would starve him: it wakes him, finds him too
+    /// slow, and has him begin his wait, after which he may ask, anew.
     pub(crate) fn give_way(&mut self, py: Python<'_>, now: Tick) {
+        static BREATH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         if now - self.began >= TURN {
-            py.detach(|| ());
+            let breath =
+                BREATH.get_or_try_init(py, || py.eval(c"lambda: None", None, None).map(Bound::unbind));
+            if let Err(failure) = breath.and_then(|breath| breath.call0(py)) {
+                failure.write_unraisable(py, None);
+            }
             self.began = clock::now();
         }
     }
