@@ -200,13 +200,21 @@ def test_the_input_of_an_outcome_is_the_very_item(on):
 
 
 def test_a_receipt_says_what_an_item_cost():
+    both_are_queued = threading.Event()
+
+    def items():
+        yield 0.05
+        yield 0.05
+        both_are_queued.set()
+
     def work(seconds):
+        assert both_are_queued.wait(30)
         end = time.thread_time() + seconds
         while time.thread_time() < end:
             pass
         time.sleep(0.05)
 
-    outcomes = list(mh.map(work, [0.05, 0.05], workers=1, on_error="return"))
+    outcomes = list(mh.map(work, items(), workers=1, buffersize=3, on_error="return"))
     for outcome in outcomes:
         receipt = outcome.receipt
         assert receipt.cpu >= 0.045
@@ -383,25 +391,26 @@ def test_the_executor_of_a_map_ends_with_it(on):
         time.sleep(0.001)
 
 
-def test_close_stops_what_is_running():
-    began, ended = threading.Semaphore(0), threading.Semaphore(0)
+def test_close_is_refused_while_another_thread_fetches():
+    began, may_end = threading.Semaphore(0), threading.Event()
 
-    def spin(_):
+    def work(number):
         began.release()
-        try:
-            while True:
-                pass
-        finally:
-            ended.release()
+        assert may_end.wait(30)
+        return number
 
-    values = mh.map(spin, range(2), workers=2)
-    fetching = threading.Thread(target=lambda: next(values, None), daemon=True)
+    values = mh.map(work, range(2), workers=2)
+    fetched = []
+    fetching = threading.Thread(target=lambda: fetched.append(next(values)))
     fetching.start()
     for _ in range(2):
         assert began.acquire(timeout=30)
     with pytest.raises(ValueError, match="another thread"):
         values.close()
-    del fetching
+    may_end.set()
+    fetching.join(30)
+    assert fetched == [0]
+    assert list(values) == [1]
 
 
 def test_leaving_the_block_stops_what_is_running(on):
