@@ -6,6 +6,7 @@ Each class runs in a process of its own, where manyhands takes the place of a pa
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,15 +33,31 @@ CLASSES = classes()
 WAITING = [name for name in CLASSES if "Wait" in name or "AsCompleted" in name]
 
 
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Every class, run: they mostly wait for seconds, so several wait at the same time."""
+    with ThreadPoolExecutor(4) as pool:
+        started = {
+            (waits, name): pool.submit(run, "--waits", waits, name)
+            for waits, names in (("standard", CLASSES), ("manyhands", WAITING))
+            for name in names
+        }
+        yield started
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("name", CLASSES)
-def test_with_the_waiting_functions_of_the_standard_library(name):
-    completed = run("--waits", "standard", name)
+def test_with_the_waiting_functions_of_the_standard_library(runs, name):
+    completed = runs["standard", name].result()
     assert completed.returncode == 0, completed.stdout
 
 
 @pytest.mark.parametrize("name", WAITING)
-def test_with_our_own_waiting_functions(name):
-    completed = run("--waits", "manyhands", name)
+def test_with_our_own_waiting_functions(runs, name):
+    completed = runs["manyhands", name].result()
     assert completed.returncode == 0, completed.stdout
 
 
