@@ -55,8 +55,8 @@ pub(crate) fn answer(serial: u64, has_failed: bool, run: u64, cpu: u64) -> [u8; 
     bytes
 }
 
-/// Puts a message into a segment of its own; returns the message that says where it is.
-pub(crate) fn outside(parts: &[&[u8]]) -> io::Result<([u8; 13], Segment)> {
+/// Puts a message about a task into a segment of its own; returns the message that says where it is.
+pub(crate) fn outside(serial: u64, parts: &[&[u8]]) -> io::Result<([u8; 21], Segment)> {
     let len = parts.iter().map(|part| part.len()).sum();
     let segment = Segment::create(len)?;
     let mut offset = 0;
@@ -64,17 +64,18 @@ pub(crate) fn outside(parts: &[&[u8]]) -> io::Result<([u8; 13], Segment)> {
         segment.write(offset, part)?;
         offset += part.len();
     }
-    let mut bytes = [OUTSIDE; 13];
+    let mut bytes = [OUTSIDE; 21];
     let descriptor = u32::try_from(segment.fd().as_raw_fd()).map_err(io::Error::other)?;
     bytes[1..5].copy_from_slice(&descriptor.to_le_bytes());
     bytes[5..13].copy_from_slice(&(len as u64).to_le_bytes());
+    bytes[13..21].copy_from_slice(&serial.to_le_bytes());
     Ok((bytes, segment))
 }
 
 /// What a worker is told.
 pub(crate) enum Order<'a> {
     Task { task: Task, function: &'a [u8], arguments: &'a [u8] },
-    Outside { descriptor: u32, len: u64 },
+    Outside { descriptor: u32, len: u64, serial: u64 },
 }
 
 /// What a worker answers.
@@ -119,7 +120,7 @@ pub(crate) fn read_order(bytes: &[u8]) -> Option<Order<'_>> {
             let (function, arguments) = reader.0.split_at_checked(function_len as usize)?;
             Order::Task { task, function, arguments }
         }
-        OUTSIDE => Order::Outside { descriptor: reader.u32()?, len: reader.u64()? },
+        OUTSIDE => Order::Outside { descriptor: reader.u32()?, len: reader.u64()?, serial: reader.u64()? },
         _ => return None,
     })
 }

@@ -26,7 +26,7 @@ use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::loop_crew::{Loop, LoopCrew, LoopHand};
 use crate::parcel::{Functions, Parcel};
-use crate::process_crew::{Dispatched, ProcessCrew, ProcessHand};
+use crate::process_crew::{Dispatched, Flight, ProcessCrew, ProcessHand, Queue};
 use crate::supervisor;
 use crate::thread_crew::{Thread, ThreadCrew, ThreadHand};
 use crate::waiter::Wakes;
@@ -122,6 +122,32 @@ impl Shared {
             }
         }
         cancelled
+    }
+
+    /// Takes back what was put ahead of worker processes and has not begun.
+    fn take_back(&mut self) {
+        let Self { crew, scheduler, statistics, .. } = self;
+        if let Crew::Processes(crew) = crew {
+            crew.take_back(Queue { scheduler, statistics });
+        }
+    }
+
+    /// Who runs a task that was cancelled, and what a worker process was given of it.
+    fn runner_of(
+        &mut self,
+        future: &Bound<'_, Future>,
+        was_running: bool,
+    ) -> (Option<Runner>, Option<Flight>) {
+        let Self { crew, scheduler, statistics, .. } = self;
+        match crew {
+            Crew::Threads(crew) if was_running => (crew.runner_of(future).map(Runner::Thread), None),
+            Crew::Processes(crew) if was_running => {
+                let given_up = crew.give_up(future, Queue { scheduler, statistics });
+                statistics.interrupted += u64::from(given_up.runner.is_some());
+                (given_up.runner.map(Runner::Process), given_up.flight)
+            }
+            _ => (None, None),
+        }
     }
 
     fn is_supervised(&self) -> bool {
@@ -272,7 +298,7 @@ impl Pool {
                 }
                 Ok(future)
             }
-            Err((_, true)) => Err(broken_initializer(py)),
+            Err((_, true)) => Err(broken(py, self.model)),
             Err((_, false)) => Err(closed(py)),
         }
     }
@@ -374,6 +400,9 @@ impl Pool {
         let (dropped, wakes) = {
             let mut shared = self.shared();
             shared.closed = true;
+            if cancel {
+                shared.take_back();
+            }
             let dropped = if cancel { shared.scheduler.drain() } else { shared.prune() };
             (dropped, shared.wake_everybody())
         };
@@ -407,7 +436,7 @@ impl Pool {
             shared.scheduler.drain()
         };
         for task in dropped {
-            let outcome = Outcome::of(py, Err(broken_initializer(py)));
+            let outcome = Outcome::of(py, Err(broken(py, self.model)));
             if let Err(failure) = Future::finish(task.bind(py), outcome, &mut Wakes::default()) {
                 failure.write_unraisable(py, None);
             }
@@ -421,7 +450,7 @@ impl Pool {
     /// Takes note of a cancellation, and stops the thread that runs the task.
     pub(crate) fn cancelled(self: &Arc<Self>, future: &Bound<'_, Future>, was_running: bool) {
         let py = future.py();
-        let (hand, dropped, wakes, wake) = {
+        let (hand, flight, dropped, wakes, wake) = {
             let mut shared = self.shared();
             shared.statistics.cancelled += 1;
             let wake = match future.get().detail().and_then(Detail::leave_gate) {
@@ -431,16 +460,13 @@ impl Pool {
                 }
                 None => Wake::Nobody,
             };
-            let hand = match &mut shared.crew {
-                Crew::Threads(crew) if was_running => crew.runner_of(future).map(Runner::Thread),
-                Crew::Processes(crew) if was_running => crew.give_up(future).map(Runner::Process),
-                _ => None,
-            };
+            let (hand, flight) = shared.runner_of(future, was_running);
             let dropped = if shared.closed { shared.prune() } else { Vec::new() };
-            let wakes = if dropped.is_empty() { Vec::new() } else { shared.wake_everybody() };
-            (hand, dropped, wakes, wake)
+            let is_moved = flight.is_some();
+            let wakes = if dropped.is_empty() && !is_moved { Vec::new() } else { shared.wake_everybody() };
+            (hand, flight, dropped, wakes, wake)
         };
-        drop(dropped);
+        drop((dropped, flight));
         self.wake_up(py, wakes);
         if let Err(failure) = self.perform(py, wake) {
             failure.write_unraisable(py, None);
@@ -492,11 +518,16 @@ fn forked(py: Python<'_>) -> PyErr {
     )
 }
 
-fn broken_initializer(py: Python<'_>) -> PyErr {
-    error::error_with_hint(
-        py,
-        error::broken_initializer(py),
-        "a worker's initializer failed, so the executor can run nothing",
-        "the initializer's own traceback was logged by `concurrent.futures`; mend it and make a new executor",
-    )
+fn broken(py: Python<'_>, model: Model) -> PyErr {
+    let (text, hint) = match model {
+        Model::Processes => (
+            "the executor can run nothing: its initializer failed, or its worker processes cannot be started",
+            "the cause was logged by `concurrent.futures`; mend it and make a new executor",
+        ),
+        Model::Threads | Model::Loops => (
+            "a worker's initializer failed, so the executor can run nothing",
+            "the initializer's own traceback was logged by `concurrent.futures`; mend it and make a new executor",
+        ),
+    };
+    error::error_with_hint(py, error::broken_initializer(py), text, hint)
 }

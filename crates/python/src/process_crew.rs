@@ -14,7 +14,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,8 +32,11 @@ use crate::future::Future;
 use crate::message::{self, Task};
 use crate::parcel::Parcel;
 
-/// Bytes of each ring. What does not fit travels in a segment of its own.
+/// Bytes of each ring.
 pub(crate) const RING: usize = 1 << 20;
+/// The largest message that goes through a ring; a larger one travels in a segment of its own. A ring whose consumer
+/// has claimed everything always has room for one of these.
+pub(crate) const INLINE: usize = RING / 4;
 /// The words after the rings: how many answers outside the ring the pool has read, and whether the worker shall end.
 /// They are no messages, so that every message in the task ring is a task.
 pub(crate) const RELEASED: usize = 2 * RING / 8;
@@ -46,6 +49,8 @@ const MOST_AHEAD: u32 = 256;
 const WORTH_TAKING: Duration = Duration::from_micros(200);
 /// How many workers may end before they are ready, one after the other, before the pool gives up.
 const MOST_STILLBORN: u32 = 3;
+/// How long to wait after a worker could not be started; twice as long after each further one.
+const NEXT_START: Duration = Duration::from_millis(20);
 
 /// What is known of a worker's process.
 #[derive(Default)]
@@ -71,6 +76,8 @@ pub(crate) struct ProcessHand {
     pub(crate) event: Event,
     pub(crate) results: Mutex<Consumer>,
     process: Mutex<Process>,
+    /// Its rings hold what nobody can have put there: nothing is read from it any more.
+    is_mad: AtomicBool,
 }
 
 impl ProcessHand {
@@ -81,8 +88,13 @@ impl ProcessHand {
         }
         let tasks = ring::producer(Arc::clone(&segment), 0, RING).map_err(io::Error::other)?;
         let results = ring::consumer(Arc::clone(&segment), RING, RING).map_err(io::Error::other)?;
-        let hand =
-            Self { segment, event: Event::new()?, results: Mutex::new(results), process: Mutex::default() };
+        let hand = Self {
+            segment,
+            event: Event::new()?,
+            results: Mutex::new(results),
+            process: Mutex::default(),
+            is_mad: AtomicBool::new(false),
+        };
         Ok((Arc::new(hand), tasks))
     }
 
@@ -97,6 +109,15 @@ impl ProcessHand {
     fn stop(&self) {
         self.segment.words()[STOPPED].store(1, Ordering::Release);
         self.event.signal();
+    }
+
+    pub(crate) fn is_mad(&self) -> bool {
+        self.is_mad.load(Ordering::Relaxed)
+    }
+
+    /// Marks it as mad; `false` if it was already.
+    pub(crate) fn set_mad(&self) -> bool {
+        !self.is_mad.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn process(&self) -> MutexGuard<'_, Process> {
@@ -153,11 +174,24 @@ pub(crate) struct Worker {
     pub(crate) is_ready: bool,
     /// It was told to stop, or is being ended: it gets no more tasks.
     pub(crate) is_leaving: bool,
+    /// Its ring has no room until it answers.
+    is_full: bool,
+    /// The task because of which it is being ended: settled already, whatever the worker may still say of it.
+    pub(crate) condemned: Option<u64>,
+}
+
+/// Why a worker did not take a task.
+enum Refusal {
+    Full,
+    /// The worker's ring is unusable.
+    Mad(String),
+    /// The task can be sent to nobody now.
+    Unsendable(io::Error),
 }
 
 impl Worker {
     fn room(&self) -> usize {
-        if self.is_leaving {
+        if self.is_leaving || self.is_full {
             return 0;
         }
         let most = match self.mean {
@@ -170,13 +204,14 @@ impl Worker {
         (most as usize).saturating_sub(self.flights.len())
     }
 
-    /// Takes note of how long a task took.
+    /// Takes note of an answer: how long the task took, and that the ring has room.
     pub(crate) fn learn(&mut self, run: Duration) {
+        self.is_full = false;
         self.mean = Some(self.mean.map_or(run, |mean| (mean * 7 + run) / 8));
     }
 
-    /// Pushes a task, with its function if the worker does not know it; `Err` gives it back if there is no room.
-    fn push(&mut self, mut flight: Flight, must_wake: &mut bool) -> Result<(), Box<Flight>> {
+    /// Pushes a task, with its function if the worker does not know it.
+    fn push(&mut self, mut flight: Flight, must_wake: &mut bool) -> Result<(), (Box<Flight>, Refusal)> {
         let function = &flight.parcel.function;
         let pickled: &[u8] = if self.known.contains(&function.number) { &[] } else { &function.bytes };
         let task = Task {
@@ -185,7 +220,7 @@ impl Worker {
             function_len: u32::try_from(pickled.len()).unwrap_or(u32::MAX),
             seed: flight.parcel.seed,
         };
-        match send(&mut self.tasks, &[&task.encode(), pickled, &flight.parcel.arguments]) {
+        match send(&mut self.tasks, flight.serial, &[&task.encode(), pickled, &flight.parcel.arguments]) {
             Ok((wake, outside)) => {
                 *must_wake |= wake;
                 flight.brings_function = self.known.insert(function.number);
@@ -193,13 +228,14 @@ impl Worker {
                 self.flights.push_back(flight);
                 Ok(())
             }
-            Err(_) => Err(Box::new(flight)),
+            Err(refusal) => Err((Box::new(flight), refusal)),
         }
     }
 
     /// Takes back up to `most` tasks that it has not claimed, the newest first.
     fn take_back(&mut self, most: usize) -> Vec<Flight> {
         let count = self.tasks.take_back(most).min(self.flights.len());
+        self.is_full &= count == 0;
         let taken: Vec<Flight> = self.flights.drain(self.flights.len() - count..).rev().collect();
         for flight in taken.iter().filter(|flight| flight.brings_function) {
             self.known.remove(&flight.parcel.function.number);
@@ -214,11 +250,24 @@ impl Worker {
         }
     }
 
-    fn front_began(&mut self, now: Tick) {
+    /// The time of the first task runs from now, if the worker is there to run it.
+    pub(crate) fn front_began(&mut self, now: Tick) {
+        if !self.is_ready {
+            return;
+        }
         let name = &self.name;
         if let Some(front) = self.flights.front_mut().filter(|front| front.began.is_none()) {
             front.begin(now, name);
         }
+    }
+
+    /// Takes the task that went with its worker.
+    fn take_victim(&mut self, now: Tick) -> Option<Flight> {
+        let mut flight = self.flights.pop_front()?;
+        if flight.began.is_none() {
+            flight.begin(now, &self.name);
+        }
+        Some(flight)
     }
 
     /// Takes the first task, which was answered or has failed with its worker.
@@ -228,21 +277,33 @@ impl Worker {
         flight
     }
 
-    /// How many tasks the worker has claimed: at most one is running.
-    pub(crate) fn claimed(&self) -> usize {
+    /// Settles that the worker is to be ended because of its last flight, which is the one that it runs.
+    fn condemn(&mut self) -> Option<Flight> {
+        let flight = self.flights.pop_back()?;
+        self.is_leaving = true;
+        self.condemned = Some(flight.serial);
+        Some(flight)
+    }
+
+    /// How many tasks the worker has claimed: the last of them is running, or was just answered.
+    fn claimed(&self) -> usize {
         self.flights.len().saturating_sub(self.tasks.unclaimed())
     }
 }
 
 /// Sends a message, in a segment of its own if it is too large for the ring.
-fn send(ring: &mut Producer, parts: &[&[u8]]) -> Result<(bool, Option<Segment>), PushError> {
-    match ring.try_push(parts) {
-        Ok(pushed) => Ok((pushed.must_wake, None)),
-        Err(PushError::TooLarge { .. }) => {
-            let (header, outside) = message::outside(parts).map_err(|_| PushError::Full)?;
-            ring.try_push(&[&header]).map(|pushed| (pushed.must_wake, Some(outside)))
-        }
-        Err(full) => Err(full),
+fn send(ring: &mut Producer, serial: u64, parts: &[&[u8]]) -> Result<(bool, Option<Segment>), Refusal> {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let (pushed, outside) = if len <= INLINE {
+        (ring.try_push(parts), None)
+    } else {
+        let (header, outside) = message::outside(serial, parts).map_err(Refusal::Unsendable)?;
+        (ring.try_push(&[&header]), Some(outside))
+    };
+    match pushed {
+        Ok(pushed) => Ok((pushed.must_wake, outside)),
+        Err(PushError::Full) => Err(Refusal::Full),
+        Err(broken) => Err(Refusal::Mad(broken.to_string())),
     }
 }
 
@@ -266,12 +327,19 @@ pub(crate) struct ProcessCrew {
     pub(crate) supervisor_wakes: Tick,
     /// Tasks that were found cancelled; somebody with the interpreter has to say so.
     pub(crate) cancelled: Vec<Py<Future>>,
+    /// Tasks that no worker can be sent, and why.
+    pub(crate) unsendable: Vec<(Flight, io::Error)>,
+    /// Workers whose rings were found unusable, and why.
+    pub(crate) mad: Vec<(Arc<ProcessHand>, String)>,
     /// Before when the tasks in the queue must not begin, as far as was looked.
     pub(crate) until: Option<Tick>,
     next_serial: u64,
     next_name: u64,
     /// Workers that ended before they were ready, in a row.
-    stillborn: u32,
+    pub(crate) stillborn: u32,
+    /// Workers that could not be started, in a row; and when to try the next.
+    failed_starts: u32,
+    next_start: Tick,
 }
 
 impl ProcessCrew {
@@ -283,10 +351,14 @@ impl ProcessCrew {
             is_supervised: false,
             supervisor_wakes: Tick::ZERO,
             cancelled: Vec::new(),
+            unsendable: Vec::new(),
+            mad: Vec::new(),
             until: None,
             next_serial: 0,
             next_name: 0,
             stillborn: 0,
+            failed_starts: 0,
+            next_start: Tick::ZERO,
         })
     }
 
@@ -304,7 +376,8 @@ impl ProcessCrew {
                 Pop::Ready { task, age } => {
                     statistics.started += 1;
                     task.get().pass_gate();
-                    self.push(index, task, age, now, scheduler, &mut dispatched);
+                    let queue = Queue { scheduler, statistics };
+                    self.push(index, task, age, now, queue, &mut dispatched);
                 }
                 Pop::Wait(at) => {
                     self.until = Some(at);
@@ -315,8 +388,10 @@ impl ProcessCrew {
             }
         }
         let earliest = self.earliest_deadline();
-        dispatched.call_supervisor |= self.wants_worker(scheduler)
+        dispatched.call_supervisor |= self.wants_worker(scheduler, now)
             || !self.cancelled.is_empty()
+            || !self.unsendable.is_empty()
+            || !self.mad.is_empty()
             || earliest.is_some_and(|at| at < self.supervisor_wakes);
         dispatched
     }
@@ -327,7 +402,7 @@ impl ProcessCrew {
         task: Py<Future>,
         age: u64,
         now: Tick,
-        scheduler: &mut Scheduler<Py<Future>>,
+        mut queue: Queue<'_>,
         dispatched: &mut Dispatched,
     ) {
         let Some(Work::Parcel(parcel)) = task.get().start_detached() else {
@@ -348,10 +423,24 @@ impl ProcessCrew {
         };
         let worker = &mut self.workers[index];
         let mut must_wake = false;
-        if let Err(flight) = worker.push(flight, &mut must_wake) {
-            // Its ring is full of large arguments: it has enough to do.
-            worker.mean = Some(AHEAD);
-            give_back(*flight, scheduler);
+        match worker.push(flight, &mut must_wake) {
+            Ok(()) => {}
+            Err((mut flight, Refusal::Unsendable(error))) => {
+                // An attempt like any other, or it would be repeated for ever.
+                flight.begin(now, &worker.name);
+                self.unsendable.push((*flight, error));
+            }
+            // A worker that has answered everything has room: else its ring is not what it should be.
+            Err((flight, Refusal::Full)) if !worker.flights.is_empty() => {
+                worker.is_full = true;
+                queue.give_back(*flight);
+            }
+            Err((flight, refusal)) => {
+                let why = if let Refusal::Mad(why) = refusal { why } else { "its ring is full".to_owned() };
+                worker.is_leaving = true;
+                self.mad.push((Arc::clone(&worker.hand), why));
+                queue.give_back(*flight);
+            }
         }
         worker.front_began(now);
         if must_wake {
@@ -365,9 +454,19 @@ impl ProcessCrew {
     }
 
     /// Whether there is more to do than there are workers, and another may be started.
-    pub(crate) fn wants_worker(&self, scheduler: &Scheduler<Py<Future>>) -> bool {
+    pub(crate) fn wants_worker(&self, scheduler: &Scheduler<Py<Future>>, now: Tick) -> bool {
+        self.next_start <= now && self.lacks_worker(scheduler)
+    }
+
+    /// When to try again to start a worker that is wanted.
+    pub(crate) fn starts_again(&self, scheduler: &Scheduler<Py<Future>>) -> Option<Tick> {
+        (self.failed_starts > 0 && self.lacks_worker(scheduler)).then_some(self.next_start)
+    }
+
+    fn lacks_worker(&self, scheduler: &Scheduler<Py<Future>>) -> bool {
         let in_flight: usize = self.workers.iter().map(|worker| worker.flights.len()).sum();
-        self.workers.len() < self.max && scheduler.ready_len() + in_flight > self.workers.len()
+        // Delayed tasks count: a worker with room is what the times at which they are due are kept for.
+        self.workers.len() < self.max && scheduler.len() + in_flight > self.workers.len()
     }
 
     /// Makes a worker, whose process is still to be started.
@@ -383,39 +482,81 @@ impl ProcessCrew {
             mean: None,
             is_ready: false,
             is_leaving: false,
+            is_full: false,
+            condemned: None,
         });
         Ok(hand)
+    }
+
+    /// Takes note that the worker runs.
+    pub(crate) fn has_started(&mut self) {
+        self.failed_starts = 0;
+    }
+
+    /// Takes note that no worker could be started, and removes it. Returns the task that it had begun all the same,
+    /// if its zygote died just then; and whether it is time to give up.
+    pub(crate) fn could_not_start(
+        &mut self,
+        hand: Option<&Arc<ProcessHand>>,
+        mut queue: Queue<'_>,
+        now: Tick,
+    ) -> (Option<Flight>, bool) {
+        let is_it = |worker: &Worker| hand.is_some_and(|hand| Arc::ptr_eq(&worker.hand, hand));
+        let mut begun = None;
+        if let Some(index) = self.workers.iter().position(is_it) {
+            let mut worker = self.workers.swap_remove(index);
+            worker.take_back(usize::MAX).into_iter().for_each(|flight| queue.give_back(flight));
+            begun = worker.take_victim(now);
+        }
+        self.next_start = now + NEXT_START * 2_u32.saturating_pow(self.failed_starts.min(8));
+        self.failed_starts += 1;
+        (begun, self.workers.is_empty() && self.failed_starts >= MOST_STILLBORN)
     }
 
     pub(crate) fn worker_of(&mut self, hand: &Arc<ProcessHand>) -> Option<&mut Worker> {
         self.workers.iter_mut().find(|worker| Arc::ptr_eq(&worker.hand, hand))
     }
 
-    /// The worker that runs `future` now.
-    fn runner_of(&mut self, future: &Bound<'_, Future>) -> Option<&mut Worker> {
-        self.workers
-            .iter_mut()
-            .find(|worker| worker.flights.front().is_some_and(|front| front.future.is(future)))
+    /// Takes `future`, which was cancelled, from the worker that has it. If that runs it, it is to be ended.
+    ///
+    /// What the worker has not claimed it is not given any more. A worker answers one task before it claims the next,
+    /// so the last of the claimed ones is the only one that can be running: nobody else's task is hit.
+    pub(crate) fn give_up(&mut self, future: &Bound<'_, Future>, mut queue: Queue<'_>) -> GivenUp {
+        let has_it = |worker: &&mut Worker| worker.flights.iter().any(|flight| flight.future.is(future));
+        let Some(worker) = self.workers.iter_mut().find(has_it) else { return GivenUp::default() };
+        let mut given_up = GivenUp::default();
+        for flight in worker.take_back(usize::MAX) {
+            if flight.future.is(future) {
+                queue.statistics.started = queue.statistics.started.saturating_sub(1);
+                given_up.flight = Some(flight);
+            } else {
+                queue.give_back(flight);
+            }
+        }
+        if worker.flights.back().is_some_and(|last| last.future.is(future)) && !worker.is_leaving {
+            given_up.flight = worker.condemn();
+            given_up.runner = Some(Arc::clone(&worker.hand));
+        }
+        given_up
     }
 
-    /// The worker that runs `future`, which was cancelled, is to be ended: it gets no more tasks.
-    pub(crate) fn give_up(&mut self, future: &Bound<'_, Future>) -> Option<Arc<ProcessHand>> {
-        let worker = self.runner_of(future)?;
-        worker.is_leaving = true;
-        worker.flights.pop_front();
-        Some(Arc::clone(&worker.hand))
-    }
-
-    /// The first worker whose running task has passed its limit.
-    pub(crate) fn overdue(&mut self, now: Tick) -> Option<&mut Worker> {
-        self.workers.iter_mut().find(|worker| {
-            !worker.is_leaving
-                && worker
-                    .flights
-                    .front()
-                    .and_then(|front| front.deadline)
-                    .is_some_and(|deadline| deadline <= now)
-        })
+    /// Takes the tasks that have passed their limits; their workers are to be ended. See [`give_up`](Self::give_up).
+    pub(crate) fn overdue(&mut self, now: Tick, mut queue: Queue<'_>) -> Vec<(Arc<ProcessHand>, Flight)> {
+        let is_late = |flight: &Flight| flight.deadline.is_some_and(|deadline| deadline <= now);
+        let mut overdue = Vec::new();
+        for worker in self.workers.iter_mut().filter(|worker| !worker.is_leaving) {
+            if worker.flights.front().is_none_or(|front| !is_late(front)) {
+                continue;
+            }
+            worker.take_back(usize::MAX).into_iter().for_each(|flight| queue.give_back(flight));
+            // With more than one claimed, the first was answered in time: the answer is on its way.
+            if worker.flights.len() == 1
+                && let Some(flight) = worker.condemn()
+            {
+                overdue.push((Arc::clone(&worker.hand), flight));
+            }
+        }
+        overdue
     }
 
     pub(crate) fn earliest_deadline(&self) -> Option<Tick> {
@@ -423,50 +564,86 @@ impl ProcessCrew {
         running.filter_map(|worker| worker.flights.front()?.deadline).min()
     }
 
-    /// Gives idle workers what was put ahead of busy ones.
-    pub(crate) fn level(&mut self, scheduler: &mut Scheduler<Py<Future>>) {
-        let has_idle = self.workers.iter().any(|worker| worker.flights.is_empty() && worker.room() > 0);
-        if !has_idle || !scheduler.is_empty() {
-            return;
+    /// Takes back everything that no worker has begun.
+    pub(crate) fn take_back(&mut self, mut queue: Queue<'_>) {
+        for worker in &mut self.workers {
+            worker.take_back(usize::MAX).into_iter().for_each(|flight| queue.give_back(flight));
+        }
+    }
+
+    /// Takes back what was put ahead of a busy worker, for an idle one. Returns whether something was, and if not, when
+    /// it would be: as long as a worker gets on with its tasks, moving them is not worth it.
+    pub(crate) fn level(&mut self, mut queue: Queue<'_>, now: Tick) -> Result<(), Option<Tick>> {
+        let is_idle = |worker: &Worker| worker.is_ready && worker.flights.is_empty() && worker.room() > 0;
+        if !self.workers.iter().any(is_idle) {
+            return Err(None);
         }
         let longest = self.workers.iter_mut().max_by_key(|worker| worker.tasks.unclaimed());
-        let Some(longest) = longest else { return };
+        let Some(longest) = longest else { return Err(None) };
         let ahead = longest.tasks.unclaimed();
+        // A worker that is there keeps its first task, or two idle ones would pass it to each other for ever.
+        let spare = longest.flights.len().saturating_sub(usize::from(longest.is_ready));
+        if ahead.min(spare) == 0 {
+            return Err(None);
+        }
         let length = longest.mean.unwrap_or(AHEAD) * u32::try_from(ahead).unwrap_or(u32::MAX);
-        if ahead == 0 || length < WORTH_TAKING {
-            return;
+        let began = longest.flights.front().and_then(|front| front.began).unwrap_or(now);
+        if length < WORTH_TAKING && now - began < WORTH_TAKING {
+            return Err(Some(began + WORTH_TAKING));
         }
-        for flight in longest.take_back(ahead.div_ceil(2)) {
-            give_back(flight, scheduler);
+        for flight in longest.take_back(ahead.div_ceil(2).min(spare)) {
+            queue.give_back(flight);
         }
+        Ok(())
     }
 
     /// Removes a worker that has ended. Returns the task that went with it; those that it had not begun go back.
     pub(crate) fn bury(
         &mut self,
         hand: &Arc<ProcessHand>,
-        scheduler: &mut Scheduler<Py<Future>>,
+        mut queue: Queue<'_>,
+        now: Tick,
     ) -> (Option<Flight>, bool) {
         let Some(index) = self.workers.iter().position(|worker| Arc::ptr_eq(&worker.hand, hand)) else {
             return (None, false);
         };
         let mut worker = self.workers.swap_remove(index);
-        self.stillborn = if worker.is_ready || worker.is_leaving { 0 } else { self.stillborn + 1 };
-        let has_claimed = worker.is_ready && worker.claimed() > 0;
-        let victim = if has_claimed { worker.flights.pop_front() } else { None };
-        for flight in worker.flights {
-            give_back(flight, scheduler);
-        }
-        (victim, self.stillborn >= MOST_STILLBORN)
+        let is_stillborn = !worker.is_ready && !worker.is_leaving;
+        self.stillborn += u32::from(is_stillborn);
+        let victim = if worker.claimed() > 0 { worker.take_victim(now) } else { None };
+        worker.flights.into_iter().for_each(|flight| queue.give_back(flight));
+        (victim, is_stillborn && self.stillborn >= MOST_STILLBORN)
     }
 }
 
-/// Queues a task again that no worker has begun. Its gate has let it pass already.
-fn give_back(flight: Flight, scheduler: &mut Scheduler<Py<Future>>) {
-    let future = flight.future.get();
-    if future.requeue(Work::Parcel(flight.parcel)).is_err() {
-        return;
+/// A task that was taken from its worker, and the worker, if it has to be ended for it.
+#[derive(Default)]
+pub(crate) struct GivenUp {
+    pub(crate) flight: Option<Flight>,
+    pub(crate) runner: Option<Arc<ProcessHand>>,
+}
+
+/// Where tasks go that a worker has not begun.
+pub(crate) struct Queue<'a> {
+    pub(crate) scheduler: &'a mut Scheduler<Py<Future>>,
+    pub(crate) statistics: &'a mut Statistics,
+}
+
+impl Queue<'_> {
+    /// Queues a task again, as if it had not been handed out. Its gate has let it pass already.
+    fn give_back(&mut self, flight: Flight) {
+        self.statistics.started = self.statistics.started.saturating_sub(1);
+        let future = flight.future.get();
+        if let Some(detail) = future.detail().filter(|_| flight.began.is_some()) {
+            let mut history = detail.history();
+            history.attempts = history.attempts.saturating_sub(1);
+        }
+        if future.requeue(Work::Parcel(flight.parcel)).is_err() {
+            // It is just being cancelled: whoever does that gives back its place behind its gate.
+            return;
+        }
+        let order = future.detail().map_or_else(Order::default, Detail::order);
+        let order = Order { gate: None, not_before: None, age: Some(flight.age), ..order };
+        self.scheduler.push(flight.future, order);
     }
-    let order = future.detail().map_or_else(Order::default, Detail::order);
-    scheduler.push(flight.future, Order { gate: None, not_before: None, age: Some(flight.age), ..order });
 }

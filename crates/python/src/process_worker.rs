@@ -10,14 +10,14 @@ use manyhands_os::clock;
 use manyhands_os::event::Event;
 use manyhands_os::ring::{self, Consumer, Producer, PushError};
 use manyhands_os::segment::Segment;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::message::{self, Order, Task};
 use crate::native;
 use crate::parcel;
-use crate::process_crew::{RELEASED, RING, STOPPED};
+use crate::process_crew::{INLINE, RELEASED, RING, STOPPED};
 
 /// How long an idle worker looks for its next task before it sleeps.
 const LOOK: Duration = Duration::from_micros(50);
@@ -59,26 +59,31 @@ pub(crate) struct ProcessWorker {
 }
 
 impl ProcessWorker {
-    /// Sends an answer, waiting for room.
-    fn answer(&self, py: Python<'_>, body: &mut Body, parts: &[&[u8]]) -> PyResult<()> {
+    /// Sends an answer about a task, in a segment of its own if it is too large for the ring.
+    fn answer(&self, py: Python<'_>, body: &mut Body, serial: u64, parts: &[&[u8]]) -> PyResult<()> {
+        if parts.iter().map(|part| part.len()).sum::<usize>() <= INLINE {
+            return self.push(py, body, parts);
+        }
+        body.forget_read();
+        let (header, segment) = message::outside(serial, parts)?;
+        body.outside.push_back(segment);
+        self.push(py, body, &[&header])
+    }
+
+    /// Pushes an answer, waiting for room.
+    fn push(&self, py: Python<'_>, body: &mut Body, parts: &[&[u8]]) -> PyResult<()> {
         loop {
-            let pushed = match body.answers.try_push(parts) {
-                Err(PushError::TooLarge { .. }) => {
-                    let (header, segment) = message::outside(parts)?;
-                    body.forget_read();
-                    body.outside.push_back(segment);
-                    return self.answer(py, body, &[&header]);
+            match body.answers.try_push(parts) {
+                Ok(pushed) => {
+                    if pushed.must_wake {
+                        self.pool_event.signal();
+                    }
+                    return Ok(());
                 }
-                pushed => pushed,
-            };
-            if let Ok(pushed) = pushed {
-                if pushed.must_wake {
-                    self.pool_event.signal();
-                }
-                return Ok(());
+                // The pool reads without our asking; there is no event for room, for there is room nearly always.
+                Err(PushError::Full) => py.detach(|| std::thread::sleep(FULL)),
+                Err(broken) => return Err(PyRuntimeError::new_err(format!("could not answer: {broken}"))),
             }
-            // The pool reads without our asking; there is no event for room, for there is room nearly always.
-            py.detach(|| std::thread::sleep(FULL));
         }
     }
 
@@ -120,9 +125,11 @@ impl ProcessWorker {
                 }
                 self.run_task(py, body, &task, arguments)
             }
-            Some(Order::Outside { descriptor, len }) if may_be_outside => {
-                let message = message::read_outside(self.parent, descriptor, len)?;
-                self.follow(py, body, &message, false)
+            Some(Order::Outside { descriptor, len, serial }) if may_be_outside => {
+                match message::read_outside(self.parent, descriptor, len) {
+                    Ok(message) => self.follow(py, body, &message, false),
+                    Err(error) => self.fail(py, body, serial, "arguments", error.into()),
+                }
             }
             _ => Err(PyRuntimeError::new_err("the pool sent a message of no known kind")),
         }
@@ -136,7 +143,23 @@ impl ProcessWorker {
         let (has_failed, bytes) = pack(py, result)?;
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let header = message::answer(task.serial, has_failed, nanoseconds(run), nanoseconds(cpu));
-        self.answer(py, body, &[&header, &bytes])
+        match self.answer(py, body, task.serial, &[&header, &bytes]) {
+            Err(error) if error.is_instance_of::<PyOSError>(py) => {
+                drop(bytes);
+                self.fail(py, body, task.serial, "result", error)
+            }
+            answered => answered,
+        }
+    }
+
+    /// Answers that a task's `what` could not be sent: the machine has no room for it.
+    fn fail(&self, py: Python<'_>, body: &mut Body, serial: u64, what: &str, error: PyErr) -> PyResult<()> {
+        let explained =
+            PyOSError::new_err(format!("could not send the {what} of a task: {}", error.value(py)));
+        explained.set_cause(py, Some(error));
+        let (_, bytes) = pack(py, Err(explained))?;
+        let header = message::answer(serial, true, 0, 0);
+        self.answer(py, body, serial, &[&header, &bytes])
     }
 }
 
@@ -226,7 +249,7 @@ impl ProcessWorker {
     fn initializer_failed(&self, py: Python<'_>, traceback: &str) -> PyResult<()> {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         match body {
-            Some(mut body) => self.answer(py, &mut body, &[&message::not_ready(), traceback.as_bytes()]),
+            Some(mut body) => self.answer(py, &mut body, 0, &[&message::not_ready(), traceback.as_bytes()]),
             None => Ok(()),
         }
     }
@@ -235,7 +258,7 @@ impl ProcessWorker {
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut body) = body else { return Ok(()) };
-        self.answer(py, &mut body, &[&message::ready()])?;
+        self.push(py, &mut body, &[&message::ready()])?;
         let mut message = Vec::new();
         loop {
             if !self.next(py, &mut body, &mut message)? {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
+use manyhands_engine::scheduler::Scheduler;
+use manyhands_engine::statistics::Statistics;
 use manyhands_os::clock;
 use manyhands_os::event::Event;
 use pyo3::prelude::*;
@@ -20,13 +22,16 @@ use crate::future::{Future, Outcome, Rest};
 use crate::message::{self, Answer};
 use crate::parcel::Reply;
 use crate::pool::{Crew, Pool, Shared};
-use crate::process_crew::{Dispatched, Ended, Flight, ProcessCrew, ProcessHand, Worker};
+use crate::process_crew::{Ended, Flight, ProcessCrew, ProcessHand, Queue, Worker};
 use crate::waiter::Wakes;
 
 /// How long a worker may take to end by itself after SIGTERM.
 pub(crate) const GRACE: f64 = 0.5;
 /// The longest sleep: a year, in which something else will have happened.
 const LONGEST: Duration = Duration::from_secs(31_536_000);
+
+/// How a worker ended that nobody could be asked about any more.
+const KILLED: Ended = Ended { exitcode: -9, peak_memory: 0 };
 
 /// An answer that somebody with the interpreter has to handle.
 enum Errand {
@@ -44,6 +49,10 @@ enum Errand {
     Broken(String),
     /// A worker has to be started.
     Start(Arc<ProcessHand>),
+    /// A worker could not even be made.
+    NoWorker(io::Error),
+    /// A task can be sent to no worker.
+    Unsendable(Flight, io::Error),
     /// A worker says nonsense: end it.
     Mad(Arc<ProcessHand>, String),
 }
@@ -117,35 +126,46 @@ impl Supervisor {
 
     /// Announces to every worker that this thread sleeps; `false` if one of them has answered meanwhile.
     fn may_sleep(&self) -> bool {
-        self.hands().iter().all(|hand| hand.results().prepare_sleep())
+        self.hands().iter().filter(|hand| !hand.is_mad()).all(|hand| hand.results().prepare_sleep())
     }
 
     /// Reads everything that a worker has answered.
     fn collect(&mut self, hand: &Arc<ProcessHand>) {
-        loop {
+        while !hand.is_mad() {
             let popped = hand.results().try_pop(&mut self.message);
-            match popped {
+            let nonsense = match popped {
+                Ok(false) => return,
                 Ok(true) => {
                     let message = std::mem::take(&mut self.message);
-                    if let Err(nonsense) = self.handle(hand, &message, true) {
-                        self.errands.push(Errand::Mad(Arc::clone(hand), nonsense));
-                        return;
-                    }
+                    let handled = self.handle(hand, &message, true);
                     self.message = message;
+                    handled.err()
                 }
-                Ok(false) => return,
-                Err(corrupt) => {
-                    self.errands.push(Errand::Mad(Arc::clone(hand), corrupt.to_string()));
-                    return;
-                }
+                Err(corrupt) => Some(corrupt.to_string()),
+            };
+            if let Some(nonsense) = nonsense {
+                self.call_mad(hand, nonsense);
             }
+        }
+    }
+
+    /// Has a worker ended that says nonsense; one that has ended could not finish what it said.
+    fn call_mad(&mut self, hand: &Arc<ProcessHand>, nonsense: String) {
+        if hand.set_mad() && hand.process().ended.is_none() {
+            self.errands.push(Errand::Mad(Arc::clone(hand), nonsense));
         }
     }
 
     fn handle(&mut self, hand: &Arc<ProcessHand>, bytes: &[u8], may_be_outside: bool) -> Result<(), String> {
         match message::read_answer(bytes) {
             Some(Answer::Ready) => {
-                self.with_crew(|crew| crew.worker_of(hand).map(|worker| worker.is_ready = true));
+                self.with_crew(|crew| {
+                    crew.stillborn = 0;
+                    if let Some(worker) = crew.worker_of(hand) {
+                        worker.is_ready = true;
+                        worker.front_began(clock::now());
+                    }
+                });
                 Ok(())
             }
             Some(Answer::NotReady(traceback)) => {
@@ -180,6 +200,9 @@ impl Supervisor {
         let mut shared = self.pool.shared();
         let Crew::Processes(crew) = &mut shared.crew else { return Ok(()) };
         let Some(worker) = crew.worker_of(hand) else { return Ok(()) };
+        if worker.condemned.take_if(|condemned| *condemned == serial).is_some() {
+            return Ok(());
+        }
         let Some(front) = worker.flights.front() else {
             return Err("it answered what nobody asked".to_owned());
         };
@@ -199,7 +222,12 @@ impl Supervisor {
                 return Ok(());
             }
         }
-        let ended = if outcome.has_failed() { HowEnded::Failed } else { HowEnded::Succeeded };
+        // Counted before anybody is told, so that the figures include what a caller knows to be done.
+        let ended = match outcome.has_failed() {
+            _ if future.state().is_done() => HowEnded::Skipped,
+            true => HowEnded::Failed,
+            false => HowEnded::Succeeded,
+        };
         shared.record(&Ran { ended, waited: began - flight.parcel.submitted, began }, now);
         drop(shared);
         match future.finish_detached(outcome, &mut self.wakes) {
@@ -215,9 +243,9 @@ impl Supervisor {
         // What it answered before it ended counts.
         self.collect(hand);
         let mut shared = self.pool.shared();
-        let Shared { crew, scheduler, .. } = &mut *shared;
+        let Shared { crew, scheduler, statistics, .. } = &mut *shared;
         let Crew::Processes(crew) = crew else { return };
-        let (victim, gives_up) = crew.bury(hand, scheduler);
+        let (victim, gives_up) = crew.bury(hand, Queue { scheduler, statistics }, clock::now());
         drop(shared);
         if let Some(flight) = victim {
             self.errands.push(Errand::Died(Arc::clone(hand), flight, ended));
@@ -237,26 +265,20 @@ impl Supervisor {
         let (closed, broken) = (shared.closed, shared.broken);
         let Shared { crew, scheduler, statistics, .. } = &mut *shared;
         let Crew::Processes(crew) = crew else { return None };
-        crew.level(scheduler);
-        let dispatched =
-            if broken { Dispatched::default() } else { crew.dispatch(scheduler, statistics, now) };
-        let wake = dispatched.wake;
-        while let Some(worker) = crew.overdue(now) {
-            worker.is_leaving = true;
-            let hand = Arc::clone(&worker.hand);
-            if let Some(flight) = worker.answered(now) {
-                self.errands.push(Errand::Overdue(hand, flight));
-            }
+        for (hand, flight) in crew.overdue(now, Queue { scheduler, statistics }) {
+            self.errands.push(Errand::Overdue(hand, flight));
         }
+        let (wake, level_at) =
+            if broken { (Vec::new(), None) } else { hand_out(crew, scheduler, statistics, now) };
         self.errands.extend(crew.cancelled.drain(..).map(Errand::Cancelled));
+        self.errands.extend(crew.unsendable.drain(..).map(|(flight, why)| Errand::Unsendable(flight, why)));
+        let mad = crew.mad.drain(..).filter(|(hand, _)| hand.set_mad());
+        self.errands.extend(mad.map(|(hand, why)| Errand::Mad(hand, why)));
         if broken && !scheduler.is_empty() {
             // Tasks of a worker that has ended came back: they fail like the others.
             self.errands.push(Errand::Broken(String::new()));
-        } else if crew.wants_worker(scheduler) {
-            match crew.add_worker() {
-                Ok(hand) => self.errands.push(Errand::Start(hand)),
-                Err(error) => self.errands.push(Errand::Broken(format!("could not make a worker: {error}"))),
-            }
+        } else if crew.wants_worker(scheduler, now) {
+            self.errands.push(crew.add_worker().map_or_else(Errand::NoWorker, Errand::Start));
         }
         if closed && scheduler.is_empty() {
             crew.workers.iter_mut().filter(|worker| worker.flights.is_empty()).for_each(Worker::stop);
@@ -265,7 +287,7 @@ impl Supervisor {
                 return None;
             }
         }
-        let next = [crew.until, crew.earliest_deadline()];
+        let next = [crew.until, crew.earliest_deadline(), crew.starts_again(scheduler), level_at];
         let deadline = next.into_iter().flatten().min().unwrap_or(Tick::NEVER);
         crew.supervisor_wakes = deadline;
         drop(shared);
@@ -314,11 +336,7 @@ impl Supervisor {
                 self.pool.shared().count(ended);
                 Ok(())
             }
-            Errand::Died(hand, flight, ended) => {
-                let error = worker_died(py, &hand, &flight, ended)?;
-                let began = flight.began.unwrap_or_else(clock::now);
-                self.ended(py, &flight, Outcome::of(py, Err(error)), began, wakes)
-            }
+            Errand::Died(hand, flight, ended) => self.died(py, &hand, &flight, ended, wakes),
             Errand::Broken(why) => {
                 if !self.pool.is_broken() {
                     error::log_message(py, &format!("Exception in initializer:\n{why}"));
@@ -326,9 +344,12 @@ impl Supervisor {
                 self.pool.break_down(py);
                 Ok(())
             }
-            Errand::Start(hand) => {
-                self.start(py, &hand);
-                Ok(())
+            Errand::Start(hand) => self.start(py, &hand, wakes),
+            Errand::NoWorker(error) => self.could_not_start(py, None, &error.into(), wakes),
+            Errand::Unsendable(flight, why) => {
+                let began = flight.began.unwrap_or_else(clock::now);
+                let error = unsendable(py, &flight, why);
+                self.ended(py, &flight, Outcome::of(py, Err(error)), began, wakes)
             }
             Errand::Mad(hand, nonsense) => {
                 error::log_message(py, &format!("a worker process was ended because {nonsense}"));
@@ -353,21 +374,79 @@ impl Supervisor {
         Ok(())
     }
 
-    fn start(&self, py: Python<'_>, hand: &Arc<ProcessHand>) {
+    fn died(
+        &self,
+        py: Python<'_>,
+        hand: &ProcessHand,
+        flight: &Flight,
+        ended: Ended,
+        wakes: &mut Wakes,
+    ) -> PyResult<()> {
+        let error = worker_died(py, hand, flight, ended)?;
+        let began = flight.began.unwrap_or_else(clock::now);
+        self.ended(py, flight, Outcome::of(py, Err(error)), began, wakes)
+    }
+
+    fn start(&self, py: Python<'_>, hand: &Arc<ProcessHand>, wakes: &mut Wakes) -> PyResult<()> {
         let face = Process { hand: Arc::clone(hand), event: Arc::clone(&self.event) };
-        let started = Bound::new(py, face).and_then(|face| self.pool.spawn(py, face.as_any()));
-        if let Err(failure) = started {
-            {
-                let mut shared = self.pool.shared();
-                let Shared { crew, scheduler, .. } = &mut *shared;
-                if let Crew::Processes(crew) = crew {
-                    let _ = crew.bury(hand, scheduler);
-                }
+        match Bound::new(py, face).and_then(|face| self.pool.spawn(py, face.as_any())) {
+            Ok(()) => {
+                self.with_crew(ProcessCrew::has_started);
+                Ok(())
             }
-            error::log_exception(py, "critical", "a worker process could not be started", &failure);
-            self.pool.break_down(py);
+            Err(failure) => self.could_not_start(py, Some(hand), &failure, wakes),
         }
     }
+
+    /// Tries again later; without any worker, only a few times.
+    fn could_not_start(
+        &self,
+        py: Python<'_>,
+        hand: Option<&Arc<ProcessHand>>,
+        failure: &PyErr,
+        wakes: &mut Wakes,
+    ) -> PyResult<()> {
+        error::log_exception(py, "critical", "a worker process could not be started", failure);
+        let (begun, gives_up) = {
+            let mut shared = self.pool.shared();
+            let Shared { crew, scheduler, statistics, .. } = &mut *shared;
+            let Crew::Processes(crew) = crew else { return Ok(()) };
+            crew.could_not_start(hand, Queue { scheduler, statistics }, clock::now())
+        };
+        if gives_up {
+            self.pool.break_down(py);
+        }
+        match (hand, begun) {
+            (Some(hand), Some(flight)) => self.died(py, hand, &flight, KILLED, wakes),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Dispatches and levels. Returns the workers to wake, and when there may be something to level again.
+fn hand_out(
+    crew: &mut ProcessCrew,
+    scheduler: &mut Scheduler<Py<Future>>,
+    statistics: &mut Statistics,
+    now: Tick,
+) -> (Vec<Arc<ProcessHand>>, Option<Tick>) {
+    let mut wake = Vec::new();
+    loop {
+        wake.extend(crew.dispatch(scheduler, statistics, now).wake);
+        // Each round gives something to an idle worker, so there are at most as many as workers.
+        if let Err(at) = crew.level(Queue { scheduler, statistics }, now) {
+            return (wake, at);
+        }
+    }
+}
+
+/// What becomes of a task whose message there is no memory for.
+fn unsendable(py: Python<'_>, flight: &Flight, why: io::Error) -> PyErr {
+    let name = &flight.parcel.function.name;
+    let text = format!("could not send the arguments of `{name}` to a worker process: {why}");
+    let explained = pyo3::exceptions::PyOSError::new_err(text);
+    explained.set_cause(py, Some(why.into()));
+    explained
 }
 
 /// Ends a worker: SIGTERM now, SIGKILL after `grace` seconds.

@@ -19,6 +19,7 @@ def main(
     *,
     name: str,
     parent: int,
+    zygote: int,
     path: list[str],
     directory: str,
     environment: dict[str, str],
@@ -30,6 +31,7 @@ def main(
         fds: The segment, the event that wakes this worker, the event that wakes its pool.
         name: What the process is called in messages.
         parent: The pid of the process whose pool it is.
+        zygote: The pid of the process that started this one.
         path: ``sys.path`` of the parent.
         directory: The parent's working directory.
         environment: Variables to set before any task's module is imported.
@@ -40,6 +42,10 @@ def main(
     if os.getsid(0) != os.getpid():
         os.setsid()
     _core.die_with_parent()
+    if os.getppid() != zygote:
+        return 1
+    # What a task starts and forgets stays below this process, and is found when it ends.
+    _core.become_subreaper()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.path[:] = path
     os.environ.update(environment)

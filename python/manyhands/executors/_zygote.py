@@ -2,8 +2,12 @@
 
 The parent starts it once per set of preloaded modules, and asks over a socket for workers; descriptors
 travel with the request. It tells when a worker has ended, and how. It ends when the parent does, however
-that ends, and takes every descendant with it: it is their subreaper, so that nothing a task started can
-slip away.
+that ends, and takes every descendant with it. Each worker is the subreaper of what its tasks start, and the
+zygote that of its workers: what a dead worker leaves behind comes to the zygote at that moment, and is
+ended, so nothing a task started can slip away.
+
+If the zygote itself is killed, its workers go with it; their tasks fail or move as with any other death,
+and the next worker is asked of a new zygote.
 
 Wire format, both ways: packets of pickled tuples between a process and its own child, nobody else can
 write them.
@@ -24,17 +28,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from manyhands import _core
 
-__all__ = ["Ended", "Zygote", "serve"]
+__all__ = ["Ended", "Zygote", "ZygoteGone", "serve", "zygote"]
 
-_PACKET = 1 << 20
-"""The largest request: names, settings and a pickled initializer go into it."""
+_PACKET = 1 << 16
+"""The largest message within a packet; a larger one travels in memory of its own."""
 _MOST_FDS = 8
+
+
+OnEnd: TypeAlias = Callable[[int, int], object]
+"""Called with the exit code and the peak memory, in bytes."""
 
 
 class Ended(NamedTuple):
@@ -45,19 +53,28 @@ class Ended(NamedTuple):
     peak_memory: int
 
 
+class ZygoteGone(RuntimeError):
+    """The zygote has ended, so it could not start a worker."""
+
+
 def _send(sock: socket.socket, message: Any, fds: Iterable[int] = ()) -> None:
     data = pickle.dumps(message)
-    if len(data) > _PACKET:
-        raise ValueError(
-            f"could not start a worker: its settings take {len(data)} bytes, at most {_PACKET} fit"
-        )
-    rights = array.array("i", fds)
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
-    sock.sendmsg([data], ancillary)
+    with contextlib.ExitStack() as opened:
+        descriptors = [*fds]
+        if len(data) > _PACKET:
+            memory = opened.enter_context(os.fdopen(os.memfd_create("manyhands"), "wb"))
+            memory.write(data)
+            memory.flush()
+            descriptors.append(memory.fileno())
+            data = b""
+        rights = array.array("i", descriptors)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
+        # One byte first: a packet of none would look like the end.
+        sock.sendmsg([b"-", data], ancillary)
 
 
 def _receive(sock: socket.socket) -> tuple[Any, list[int]]:
-    data, ancillary, flags, _ = sock.recvmsg(
+    data, ancillary, _, _ = sock.recvmsg(
         _PACKET + 1, socket.CMSG_SPACE(_MOST_FDS * 4), socket.MSG_CMSG_CLOEXEC
     )
     fds = array.array("i")
@@ -66,9 +83,11 @@ def _receive(sock: socket.socket) -> tuple[Any, list[int]]:
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
     if not data:
         raise EOFError
-    if flags & socket.MSG_TRUNC:
-        raise ValueError("a packet was cut short")
-    return pickle.loads(data), list(fds)
+    if len(data) > 1:
+        return pickle.loads(data[1:]), list(fds)
+    with os.fdopen(fds.pop(), "rb") as memory:
+        memory.seek(0)
+        return pickle.load(memory), list(fds)
 
 
 class Zygote:
@@ -85,17 +104,14 @@ class Zygote:
 
     def __init__(self, preload: tuple[str, ...] = ()) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _PACKET)
-        command = "from manyhands.executors._zygote import serve; serve({}, {!r}, {!r})"
+        # The path first: this package may be found through it alone.
+        command = (
+            f"import sys; sys.path[:] = {sys.path!r}; from manyhands.executors._zygote import serve; "
+            f"serve({theirs.fileno()}, {os.getpid()}, {preload!r})"
+        )
         with theirs:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    *_interpreter_flags(),
-                    "-c",
-                    command.format(theirs.fileno(), preload, sys.path),
-                ],
+                [sys.executable, *_interpreter_flags(), "-c", command],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -105,13 +121,13 @@ class Zygote:
         self._replies: list[Any] = []
         self._changed = threading.Condition(self._lock)
         self._is_gone = False
-        self._on_end: dict[int, Any] = {}
+        self._workers: dict[int, _Known] = {}
         self._early: dict[int, Ended] = {}
         self._asking = threading.Lock()
         threading.Thread(target=self._listen, name="manyhands-zygote", daemon=True).start()
 
-    def start_worker(self, settings: dict[str, Any], fds: list[int], on_end: Any) -> tuple[int, int]:
-        """Start a worker with those descriptors; return its pid and a descriptor of the process.
+    def start_worker(self, settings: dict[str, Any], fds: list[int], on_end: OnEnd) -> int:
+        """Start a worker with those descriptors; return its pid.
 
         Args:
             settings: Keywords of the worker's main function.
@@ -119,27 +135,35 @@ class Zygote:
             on_end: Called as ``on_end(exitcode, peak_memory)`` from the listening thread.
 
         Raises:
-            RuntimeError: The zygote is gone, or could not start a worker.
+            ZygoteGone: There is no zygote any more.
+            RuntimeError: It could not start a worker.
         """
         with self._asking:
+            if self._is_gone:
+                raise ZygoteGone("could not start a worker: the zygote process has ended")
             try:
                 _send(self._socket, ("start", settings), fds)
-            except OSError as error:
-                raise RuntimeError("could not start a worker: the zygote process is gone") from error
+            except ConnectionError:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_gone)
             with self._changed:
                 self._changed.wait_for(lambda: self._replies or self._is_gone)
                 if not self._replies:
-                    raise RuntimeError("could not start a worker: the zygote process has ended")
+                    raise ZygoteGone("could not start a worker: the zygote process has ended")
                 reply, got = self._replies.pop(0)
                 if reply[0] == "refused":
                     raise RuntimeError(f"could not start a worker: {reply[1]}")
-                pid = reply[1]
+                pid: int = reply[1]
                 early = self._early.pop(pid, None)
-                if early is None:
-                    self._on_end[pid] = on_end
-        if early is not None:
-            on_end(early.exitcode, early.peak_memory)
-        return pid, got[0]
+                if early is None and not self._is_gone:
+                    self._workers[pid] = _Known(on_end, got[0])
+                    return pid
+        if early is None:
+            early = Ended(pid, _kill_now(got[0]), 0)
+        else:
+            os.close(got[0])
+        on_end(early.exitcode, early.peak_memory)
+        return pid
 
     def kill(self, pid: int, grace: float) -> None:
         """End a worker and what it started: SIGTERM now, SIGKILL after `grace` seconds."""
@@ -158,25 +182,49 @@ class Zygote:
             except (EOFError, OSError):
                 break
             if message[0] == "ended":
-                ended = Ended(*message[1:])
-                with self._changed:
-                    on_end = self._on_end.pop(ended.pid, None)
-                    if on_end is None:
-                        self._early[ended.pid] = ended
-                if on_end is not None:
-                    on_end(ended.exitcode, ended.peak_memory)
+                self._ended(Ended(*message[1:]))
             else:
                 with self._changed:
                     self._replies.append((message, fds))
                     self._changed.notify_all()
+        # Once it is reaped, its workers have been sent SIGKILL by the kernel.
+        self._process.wait()
         with self._changed:
             self._is_gone = True
-            orphans = list(self._on_end.values())
-            self._on_end.clear()
+            orphans = list(self._workers.values())
+            self._workers.clear()
             self._changed.notify_all()
-        self._process.wait()
-        for on_end in orphans:
-            on_end(-signal.SIGKILL, 0)
+        with self._asking:
+            self._socket.close()
+        for known in orphans:
+            known.on_end(_kill_now(known.pidfd), 0)
+
+    def _ended(self, ended: Ended) -> None:
+        with self._changed:
+            known = self._workers.pop(ended.pid, None)
+            if known is None:
+                self._early[ended.pid] = ended
+        if known is not None:
+            os.close(known.pidfd)
+            known.on_end(ended.exitcode, ended.peak_memory)
+
+
+class _Known(NamedTuple):
+    """A worker that runs: whom to tell of its end, and the descriptor of its process."""
+
+    on_end: OnEnd
+    pidfd: int
+
+
+def _kill_now(pidfd: int) -> int:
+    """See to it that a worker without a zygote has ended: until then its tasks are not anybody else's."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    with selectors.DefaultSelector() as selector:
+        selector.register(pidfd, selectors.EVENT_READ)
+        selector.select()
+    os.close(pidfd)
+    return -signal.SIGKILL
 
 
 def _interpreter_flags() -> list[str]:
@@ -201,15 +249,20 @@ def _after_fork_in_child() -> None:
     _zygotes_lock = threading.Lock()
     for known in _zygotes.values():
         known._socket.close()
+        for worker in known._workers.values():
+            os.close(worker.pidfd)
+        # Nobody's child here.
+        known._process.returncode = 0
     _zygotes.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def serve(fd: int, preload: tuple[str, ...], path: list[str]) -> None:
-    """Be the zygote until the other end of the socket is closed."""
-    sys.path[:] = path
+def serve(fd: int, parent: int, preload: tuple[str, ...]) -> None:
+    """Be the zygote until the other end of the socket is closed, or the process `parent` has ended."""
+    # The thread that started this process may have blocked signals, which would be inherited.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     _core.become_subreaper()
     for module in preload:
         try:
@@ -217,14 +270,18 @@ def serve(fd: int, preload: tuple[str, ...], path: list[str]) -> None:
         except Exception:
             # The worker's own import says what is wrong, to whoever needs the module.
             traceback.print_exc()
-    _Server(socket.socket(fileno=fd)).run()
+    with contextlib.closing(_Server(socket.socket(fileno=fd), parent)) as server:
+        server.run()
 
 
 class _Server:
     """The zygote's main loop: requests from the socket, deaths from SIGCHLD."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, parent: int) -> None:
         self._socket = sock
+        self._parent = parent
+        # What preloaded modules have started stays.
+        self._own = set(_children(os.getpid()))
         self._workers: set[int] = set()
         self._deadlines: dict[int, float] = {}
         self._wake, wake = socket.socketpair()
@@ -235,20 +292,32 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    def close(self) -> None:
+        """Let go of what a worker must not have."""
+        signal.set_wakeup_fd(-1)
+        for end in (self._socket, self._wake, self._wake_end):
+            end.close()
+
     def run(self) -> None:
-        with selectors.DefaultSelector() as selector:
+        with selectors.DefaultSelector() as selector, contextlib.suppress(EOFError, ConnectionError):
             selector.register(self._socket, selectors.EVENT_READ, self._request)
             selector.register(self._wake, selectors.EVENT_READ, self._reap)
-            try:
-                while True:
-                    for key, _ in selector.select(self._patience()):
-                        key.data()
-                    self._kill_overdue()
-            except (EOFError, ConnectionError):
-                kill_descendants(os.getpid(), signal.SIGKILL)
-                with contextlib.suppress(ChildProcessError):
-                    while True:
-                        os.wait()
+            # The socket alone does not tell if somebody else has inherited the other end.
+            selector.register(self._watch_parent(), selectors.EVENT_READ, self._parent_ended)
+            while True:
+                for key, _ in selector.select(self._patience()):
+                    key.data()
+                self._kill_overdue()
+        end_descendants()
+
+    def _watch_parent(self) -> int:
+        pidfd = os.pidfd_open(os.getppid())
+        if os.getppid() != self._parent:
+            self._parent_ended()
+        return pidfd
+
+    def _parent_ended(self) -> None:
+        raise EOFError
 
     def _request(self) -> None:
         message, fds = _receive(self._socket)
@@ -263,6 +332,7 @@ class _Server:
 
     def _start(self, settings: dict[str, Any], fds: list[int]) -> None:
         try:
+            settings["zygote"] = os.getpid()
             pid = self._exec(settings, fds) if settings.pop("fresh", False) else self._fork(settings, fds)
         except OSError as error:
             _send(self._socket, ("refused", str(error)))
@@ -278,11 +348,9 @@ class _Server:
             return pid
         code = 1
         try:
-            signal.set_wakeup_fd(-1)
+            self.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            for end in (self._socket, self._wake, self._wake_end):
-                end.close()
             code = _work(settings, fds)
         except BaseException:
             traceback.print_exc()
@@ -310,14 +378,22 @@ class _Server:
             except ChildProcessError:
                 return
             if pid == 0:
-                return
+                break
             if pid in self._workers:
                 self._workers.discard(pid)
                 self._deadlines.pop(pid, None)
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
+                self._end_leftovers()
                 exitcode = os.waitstatus_to_exitcode(status)
                 _send(self._socket, ("ended", pid, exitcode, usage.ru_maxrss * 1024))
+        self._end_leftovers()
+
+    def _end_leftovers(self) -> None:
+        """End what dead workers have left: every child that is neither a worker nor one of our own."""
+        for child in _children(os.getpid()):
+            if child not in self._workers and child not in self._own:
+                kill_descendants(child, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(child, signal.SIGKILL)
 
     def _kill(self, pid: int, grace: float) -> None:
         kill_descendants(pid, signal.SIGTERM if grace else signal.SIGKILL)
@@ -338,6 +414,15 @@ class _Server:
             kill_descendants(pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def end_descendants() -> None:
+    """Kill everything that this process is the ancestor of, until nothing is left."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            # Again after each death: what a process started in its last moment comes to us only then.
+            kill_descendants(os.getpid(), signal.SIGKILL)
+            os.wait()
 
 
 def kill_descendants(pid: int, number: signal.Signals) -> None:

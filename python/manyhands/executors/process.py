@@ -100,15 +100,14 @@ class ProcessExecutor(Executor):
 
         # A closure without `self`: the workers must not keep the executor alive.
         def spawn(hand: _core.Process) -> None:
-            source = zygote(modules)
             own = {
                 **settings,
                 "name": f"{prefix}_{next(numbers)}",
                 "parent": os.getpid(),
                 "path": list(sys.path),
             }
-            pid, pidfd = source.start_worker(own, hand.descriptors(), hand.ended)
-            os.close(pidfd)
+            source = zygote(modules)
+            pid = source.start_worker(own, hand.descriptors(), hand.ended)
             hand.started(pid, source.kill)
 
         # Now, for a task may come when the interpreter exits, and then no thread can be started any more.
