@@ -1,0 +1,99 @@
+"""Tasks that write over the memory they share with the pool, and rings that nobody empties for a while."""
+
+import mmap
+import os
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from watching import eventually, has_ended, seeds
+
+import manyhands as mh
+
+MIB = 1 << 20
+
+
+def scribble(seed, begin, end, then="return"):
+    """Write garbage over a part of this worker's segment: first its tasks, then its answers."""
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            is_segment = "memfd:manyhands" in os.readlink(link)  # noqa: PTH115
+        except FileNotFoundError:
+            continue
+        if is_segment:
+            descriptor = os.open(link, os.O_RDWR)
+            with mmap.mmap(descriptor, os.fstat(descriptor).st_size) as memory:
+                memory[begin:end] = random.Random(seed).randbytes(end - begin)
+            os.close(descriptor)
+    if then == "die":
+        os._exit(9)
+    return os.getpid()
+
+
+PARTS = {"tasks": (0, MIB), "answers": (MIB, 2 * MIB), "states": (128, 136), "all": (0, 2 * MIB + 64)}
+
+
+@seeds(3)
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("then", ["return", "die"])
+def test_garbage_in_a_workers_memory_costs_that_worker_only(part, then, seed, caplog):
+    with mh.ProcessExecutor(2) as pool:
+        worker = pool.submit(os.getpid).result(timeout=20)
+        futures = [pool.submit(abs, -number) for number in range(200)]
+        mad = pool.submit(scribble, seed, *PARTS[part], then)
+        futures += [pool.submit(abs, -number) for number in range(200, 400)]
+        error = mad.exception(timeout=20)
+        assert error is None or isinstance(error, mh.WorkerDied)
+        assert [future.result(timeout=20) for future in futures] == list(range(400))
+        # Whoever was mad is not asked any more.
+        if error is not None:
+            eventually(lambda: has_ended(error.pid), "the mad worker's end")
+        assert [pool.submit(abs, -number).result(timeout=20) for number in range(50)] == list(range(50))
+        assert worker > 0
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) <= 1
+    assert all("a worker process was ended because" in text for text in told)
+
+
+def test_answers_that_find_no_room_wait_until_somebody_reads():
+    """A thread keeps the interpreter for itself, so that nobody reads what comes under a policy."""
+    answer = bytes(200_000)
+
+    def hold_the_interpreter(until):
+        while not until.is_set():
+            sum(range(1000))
+
+    until = threading.Event()
+    holder = threading.Thread(target=hold_the_interpreter, args=(until,))
+    with mh.ProcessExecutor(2) as pool:
+        careful = pool.with_policy(timeout=60)
+        holder.start()
+        futures = [careful.submit(bytes, answer) for _ in range(60)]
+        futures += [pool.submit(bytes, answer) for _ in range(60)]
+        try:
+            assert all(future.result(timeout=50) == answer for future in futures)
+        finally:
+            until.set()
+            holder.join()
+
+
+def test_a_stopped_worker_with_a_full_ring_holds_nobody_else_up(fifo):
+    """Its ring takes no more, and it cannot say so: others go on, and submitting does not block."""
+
+    def announce(path):
+        Path(path).write_text(str(os.getpid()))
+        while True:
+            time.sleep(1000)
+
+    with mh.ProcessExecutor(2) as pool:
+        for future in [pool.submit(abs, -1) for _ in range(500)]:
+            future.result(timeout=20)
+        stuck = pool.submit(announce, fifo)
+        pid = int(fifo.read_text())
+        os.kill(pid, 19)
+        futures = [pool.submit(len, bytes(200_000)) for _ in range(100)]
+        assert [future.result(timeout=30) for future in futures] == [200_000] * 100
+        assert stuck.cancel(force=True)
+        eventually(lambda: has_ended(pid), "the worker's end", 5)
