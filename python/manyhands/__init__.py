@@ -17,7 +17,7 @@ from manyhands.errors import (
     WorkerDied,
     WrongExecutor,
 )
-from manyhands.executors import AsyncExecutor, Executor, ProcessExecutor, ThreadExecutor
+from manyhands.executors import AsyncExecutor, Executor, ProcessExecutor, ThreadExecutor, executor
 from manyhands.futures import Future, as_completed, gather, race, wait
 from manyhands.group import TaskGroup
 from manyhands.map import MapIterator, MapSummary, Outcome, Receipt, map, starmap
@@ -46,6 +46,7 @@ __all__ = [
     "WorkerDied",
     "WrongExecutor",
     "as_completed",
+    "executor",
     "gather",
     "item_random",
     "item_seed",

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from manyhands.errors import Cancelled
-from manyhands.executors import AsyncExecutor, Executor, ProcessExecutor, ThreadExecutor
+from manyhands.executors import Executor, executor
 from manyhands.futures import Future, _settle, wait
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class TaskGroup:
     group is cancelled is interrupted at its next bytecode.
 
     Args:
-        on: "thread", "process", "async", or an executor, which is left open.
-        workers: As for `mh.map`: threads, or coroutines in flight.
+        on: What `executor` takes ("thread", "process", "async"), or an executor, which is left open.
+        workers: As for `executor`.
 
     Raises:
         ValueError: An unknown model.
@@ -56,20 +56,8 @@ class TaskGroup:
             if workers is not None:
                 raise ValueError("could not make the group: `workers` is the executor's own business")
             self._executor, self._owns = on, False
-        elif on == "thread":
-            self._executor, self._owns = ThreadExecutor(workers, name="group"), True
-        elif on == "process":
-            self._executor, self._owns = ProcessExecutor(workers, name="group"), True
-        elif on == "async":
-            self._executor, self._owns = (
-                AsyncExecutor(concurrency=1000 if workers is None else workers, name="group"),
-                True,
-            )
         else:
-            raise ValueError(
-                f"could not make the group: found on={on!r}, "
-                'expected "thread", "process", "async" or an executor'
-            )
+            self._executor, self._owns = executor(on, workers, name="group"), True
         self._futures: list[Future[Any]] = []
         self._is_open = False
         self._is_cancelled = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 from manyhands import _core
 from manyhands._core import Outcome, Policy, Receipt
-from manyhands.executors import AsyncExecutor, Executor, ProcessExecutor, ThreadExecutor
+from manyhands.executors import MODELS, Executor, executor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -177,15 +177,10 @@ class _Options:
                     "could not map: `workers` is the executor's own business when `on` is an executor"
                 )
             return self.on, False
-        if self.on not in ("thread", "process", "async"):
-            raise ValueError(
-                f'could not map: found on={self.on!r}, expected "thread", "process", "async" or an executor'
-            )
-        if self.on == "async" or _is_async(function):
-            return AsyncExecutor(concurrency=self.workers or _ASYNC_WORKERS, name="map"), True
-        if self.on == "process":
-            return ProcessExecutor(self.workers, name="map"), True
-        return ThreadExecutor(self.workers, name="map"), True
+        if self.on in MODELS and _is_async(function):
+            return executor("async", self.workers or _ASYNC_WORKERS, name="map"), True
+        workers = self.workers or _ASYNC_WORKERS if self.on == "async" else self.workers
+        return executor(self.on, workers, name="map"), True
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -282,8 +277,8 @@ def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Ma
     Args:
         fn: The function; with several iterables it gets one item of each.
         *iterables: The input. The shortest decides.
-        on: "thread", "process", "async", or an executor, which is left open. An ``async def`` function always
-            runs on event loops.
+        on: "thread", "process" or "async", as `executor` takes it, or an executor, which is left open. An
+            ``async def`` function always runs on event loops.
         workers: How many items are worked on at once: threads or processes (default: as their executors) or
             coroutines (default 100).
         ordered: Hand results out in the order of the input; otherwise as they are settled.

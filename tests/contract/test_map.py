@@ -568,7 +568,7 @@ def test_a_plain_function_is_refused_by_the_async_model():
     ("options", "error", "text"),
     [
         ({"speed": 3}, TypeError, "'speed', expected one of on, workers"),
-        ({"on": "moon"}, ValueError, "on='moon'"),
+        ({"on": "moon"}, ValueError, "found 'moon'"),
         ({"on_error": "ignore"}, ValueError, "on_error='ignore'"),
         ({"workers": 0}, ValueError, "workers=0"),
         ({"buffersize": 0}, ValueError, "buffersize=0"),

@@ -14,6 +14,7 @@ from manyhands.cli.report import Summary
 from manyhands.cli.rows import INPUT_FORMATS, OUTPUT_FORMATS, input_format, output_format
 from manyhands.cli.run import INTERRUPTED, Job, Run, keep_stdout_for_results
 from manyhands.cli.units import duration, failure_budget, rate
+from manyhands.executors import MODELS
 
 # Passed on to `manyhands.map` when they are given, under the same names.
 MAP_OPTIONS = ("workers", "timeout", "total_timeout", "retries", "backoff", "rate")
@@ -40,7 +41,7 @@ Exit codes: 0 every row is done; 1 rows failed, or the run stopped early;
 @click.option("--limit", type=click.IntRange(min=0), help="Look at this many rows of INPUT only.")
 @click.option(
     "--on",
-    type=click.Choice(["thread", "process", "async"]),
+    type=click.Choice(MODELS),
     help="Where rows run; `async def` functions on async.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Rows that run at the same time.")

@@ -1,0 +1,79 @@
+"""Executors by name: the one place where a word becomes an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from manyhands.executors.async_ import AsyncExecutor
+from manyhands.executors.base import Executor
+from manyhands.executors.process import ProcessExecutor
+from manyhands.executors.thread import ThreadExecutor
+
+__all__ = ["MODELS", "executor"]
+
+
+def _async(workers: int | None, **options: Any) -> Executor:
+    return AsyncExecutor(**options) if workers is None else AsyncExecutor(concurrency=workers, **options)
+
+
+_MAKERS: dict[str, Callable[..., Executor]] = {
+    ThreadExecutor.model: ThreadExecutor,
+    ProcessExecutor.model: ProcessExecutor,
+    AsyncExecutor.model: _async,
+}
+
+MODELS = tuple(_MAKERS)
+"""The names of the executors of this machine."""
+
+if TYPE_CHECKING:
+
+    @overload
+    def executor(
+        model: Literal["thread"], /, workers: int | None = None, **options: Any
+    ) -> ThreadExecutor: ...
+    @overload
+    def executor(
+        model: Literal["process"], /, workers: int | None = None, **options: Any
+    ) -> ProcessExecutor: ...
+    @overload
+    def executor(model: Literal["async"], /, workers: int | None = None, **options: Any) -> AsyncExecutor: ...
+    @overload
+    def executor(model: str, /, workers: int | None = None, **options: Any) -> Executor: ...
+
+
+def executor(model: str, /, workers: int | None = None, **options: Any) -> Executor:
+    """Make an executor by the name of its model, as a setting or an argument of a program may give it.
+
+    Args:
+        model: "thread", "process" or "async".
+        workers: How many tasks may run at once: threads, processes, or coroutines in flight on each event
+            loop. By default as the executor's class has it.
+        **options: What the executor's class takes.
+
+    Raises:
+        ValueError: An unknown name; the message lists the known ones.
+        TypeError: An option that the executor's class does not take.
+
+    Example:
+        >>> import manyhands as mh
+        >>> with mh.executor("thread", workers=2) as pool:
+        ...     pool.submit(pow, 2, 10).result()
+        1024
+    """
+    make = _MAKERS.get(model) if isinstance(model, str) else None
+    if make is None:
+        raise ValueError(f"could not make an executor: found {_shown(model)}, expected {_listed(MODELS)}")
+    return make(workers, **options)
+
+
+def _shown(model: object) -> str:
+    """The name as it was given, but not what may stand in an address: a password."""
+    if isinstance(model, str) and "://" in model:
+        return f'an address that begins with "{model.partition("://")[0]}://"'
+    return repr(model)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    *others, last = (f'"{name}"' for name in names)
+    return f"{', '.join(others)} or {last}"

@@ -1,0 +1,87 @@
+"""`mh.executor`: a name becomes an executor, here and wherever else a name is taken."""
+
+import pytest
+
+import manyhands as mh
+from manyhands.executors import MODELS
+
+CLASSES = {"thread": mh.ThreadExecutor, "process": mh.ProcessExecutor, "async": mh.AsyncExecutor}
+each_name = pytest.mark.parametrize("name", MODELS)
+
+
+async def double_on_loop(number):
+    return 2 * number
+
+
+def double(number):
+    return 2 * number
+
+
+def test_every_model_has_a_name():
+    assert {*MODELS} == {*CLASSES}
+
+
+@each_name
+def test_a_name_makes_the_executor_of_its_model(name):
+    with mh.executor(name) as pool:
+        assert type(pool) is CLASSES[name]
+        assert pool.model == name
+
+
+@each_name
+def test_workers_is_how_many_tasks_may_run_at_once(name):
+    with mh.executor(name, 3) as pool:
+        assert pool.capacity == 3
+    with mh.executor(name, workers=2) as pool:
+        assert pool.capacity == 2
+
+
+@each_name
+def test_without_workers_the_class_decides(name):
+    with mh.executor(name) as pool, CLASSES[name]() as made:
+        assert pool.capacity == made.capacity
+
+
+@each_name
+def test_what_it_makes_runs_tasks(name):
+    with mh.executor(name, 1) as pool:
+        assert pool.submit(double_on_loop if name == "async" else double, 21).result() == 42
+
+
+def test_options_are_those_of_the_class():
+    with mh.executor("thread", name="crew") as pool:
+        assert pool.submit(lambda: __import__("threading").current_thread().name).result() == "crew_0"
+    with mh.executor("async", 5, loops=2) as pool:
+        assert pool.capacity == 10
+
+
+def test_an_option_that_the_class_does_not_take_is_refused():
+    with pytest.raises(TypeError, match="loops"):
+        mh.executor("thread", loops=2)
+
+
+@pytest.mark.parametrize("name", ["threads", "", None, 3])
+@pytest.mark.parametrize("take", [mh.executor, mh.TaskGroup, lambda name: mh.map(double, [1], on=name)])
+def test_an_unknown_name_lists_the_known_ones(name, take):
+    with pytest.raises(ValueError, match=f"found {name!r}, expected") as caught:
+        take(name)
+    assert all(f'"{known}"' in str(caught.value) for known in MODELS)
+
+
+def test_an_unknown_address_is_refused_without_showing_the_password_in_it():
+    with pytest.raises(ValueError, match=r'found an address that begins with "redis://", expected') as caught:
+        mh.executor("redis://user:secret@host")
+    assert "secret" not in str(caught.value)
+
+
+@each_name
+def test_maps_and_groups_take_the_same_names(name):
+    function = double_on_loop if name == "async" else double
+    assert list(mh.map(function, [1, 2], on=name, workers=1)) == [2, 4]
+    with mh.TaskGroup(name, workers=1) as group:
+        future = group.submit(function, 21)
+    assert future.result() == 42
+
+
+def test_an_async_function_runs_on_an_event_loop_whatever_the_name_of_this_machine():
+    assert list(mh.map(double_on_loop, [1, 2], on="process")) == [2, 4]
