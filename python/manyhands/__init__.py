@@ -1,10 +1,11 @@
 """Every way of doing many things at once in Python, under one API.
 
 The layers, lowest first: `errors`; the Rust core; `futures`; `executors` (threads, processes, event loops);
-what is built on them: `map` and task groups; the command line. A module knows only those before it.
+what is built on them: `map`, task groups, commands; the command line. A module knows only those before it.
 """
 
 from manyhands._core import Policy
+from manyhands.commands import CommandFailed, map_commands, run_command
 from manyhands.errors import (
     BrokenInitializer,
     Cancelled,
@@ -27,6 +28,7 @@ __all__ = [
     "AsyncExecutor",
     "BrokenInitializer",
     "Cancelled",
+    "CommandFailed",
     "Executor",
     "ExecutorClosed",
     "Future",
@@ -51,7 +53,9 @@ __all__ = [
     "item_random",
     "item_seed",
     "map",
+    "map_commands",
     "race",
+    "run_command",
     "starmap",
     "wait",
 ]
