@@ -14,6 +14,7 @@ mod future;
 mod gather;
 mod journal;
 mod latch;
+mod lines;
 mod loop_crew;
 mod map;
 mod message;

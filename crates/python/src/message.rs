@@ -13,6 +13,7 @@ const READY: u8 = 2;
 const NOT_READY: u8 = 3;
 const VALUE: u8 = 4;
 const ERROR: u8 = 5;
+const NOTE: u8 = 9;
 
 /// The fixed part of a task; followed by the pickled function, if the worker does not know it, and the arguments.
 pub(crate) struct Task {
@@ -43,6 +44,11 @@ pub(crate) const fn ready() -> [u8; 1] {
 /// Followed by the traceback's text.
 pub(crate) const fn not_ready() -> [u8; 1] {
     [NOT_READY]
+}
+
+/// Followed by what the worker says; `kind` is for Python to know.
+pub(crate) const fn note(kind: u8) -> [u8; 2] {
+    [NOTE, kind]
 }
 
 /// The fixed part of an answer; followed by the pickled value or failure.
@@ -82,6 +88,7 @@ pub(crate) enum Order<'a> {
 pub(crate) enum Answer<'a> {
     Ready,
     NotReady(&'a [u8]),
+    Note { kind: u8, bytes: &'a [u8] },
     Done { serial: u64, has_failed: bool, run: u64, cpu: u64, bytes: &'a [u8] },
     Outside { descriptor: u32, len: u64 },
 }
@@ -131,6 +138,7 @@ pub(crate) fn read_answer(bytes: &[u8]) -> Option<Answer<'_>> {
     Some(match reader.byte()? {
         READY => Answer::Ready,
         NOT_READY => Answer::NotReady(reader.0),
+        NOTE => Answer::Note { kind: reader.byte()?, bytes: reader.0 },
         kind @ (VALUE | ERROR) => {
             let (serial, run, cpu) = (reader.u64()?, reader.u64()?, reader.u64()?);
             Answer::Done { serial, has_failed: kind == ERROR, run, cpu, bytes: reader.0 }

@@ -58,6 +58,8 @@ pub(crate) struct Process {
     pub(crate) pid: Option<i32>,
     /// Ends it: `kill(pid, grace)`.
     pub(crate) kill: Option<Py<PyAny>>,
+    /// Is told what the worker says besides its answers: `hear(kind, bytes)`.
+    pub(crate) hear: Option<Py<PyAny>>,
     pub(crate) ended: Option<Ended>,
 }
 

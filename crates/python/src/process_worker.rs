@@ -14,9 +14,11 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::lines::{Lines, STREAMS};
 use crate::message::{self, Order, Task};
 use crate::native;
 use crate::parcel;
+use crate::pool;
 use crate::process_crew::{INLINE, RELEASED, RING, STOPPED};
 
 /// How long an idle worker looks for its next task before it sleeps.
@@ -27,7 +29,6 @@ const FULL: Duration = Duration::from_millis(1);
 /// What a worker holds.
 struct Body {
     tasks: Consumer,
-    answers: Producer,
     functions: HashMap<u32, PyResult<Py<PyAny>>>,
     /// Answers that did not fit the ring, until the pool has read them; and how many have been forgotten.
     outside: VecDeque<Segment>,
@@ -56,24 +57,29 @@ pub(crate) struct ProcessWorker {
     event: Event,
     pool_event: Event,
     body: Mutex<Option<Body>>,
+    /// Locked for single messages only, and never while the interpreter is waited for: tasks' threads push notes.
+    answers: Mutex<Producer>,
+    lines: Lines,
+    born: u32,
 }
 
 impl ProcessWorker {
     /// Sends an answer about a task, in a segment of its own if it is too large for the ring.
     fn answer(&self, py: Python<'_>, body: &mut Body, serial: u64, parts: &[&[u8]]) -> PyResult<()> {
         if parts.iter().map(|part| part.len()).sum::<usize>() <= INLINE {
-            return self.push(py, body, parts);
+            return self.push(py, parts);
         }
         body.forget_read();
         let (header, segment) = message::outside(serial, parts)?;
         body.outside.push_back(segment);
-        self.push(py, body, &[&header])
+        self.push(py, &[&header])
     }
 
     /// Pushes an answer, waiting for room.
-    fn push(&self, py: Python<'_>, body: &mut Body, parts: &[&[u8]]) -> PyResult<()> {
+    fn push(&self, py: Python<'_>, parts: &[&[u8]]) -> PyResult<()> {
         loop {
-            match body.answers.try_push(parts) {
+            let pushed = self.answers.lock().unwrap_or_else(PoisonError::into_inner).try_push(parts);
+            match pushed {
                 Ok(pushed) => {
                     if pushed.must_wake {
                         self.pool_event.signal();
@@ -140,6 +146,7 @@ impl ProcessWorker {
         let result = call(py, body, task, arguments);
         let run = clock::now() - began;
         let cpu = clock::thread_cpu().saturating_sub(cpu);
+        self.flush_all(py)?;
         let (has_failed, bytes) = pack(py, result)?;
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let header = message::answer(task.serial, has_failed, nanoseconds(run), nanoseconds(cpu));
@@ -150,6 +157,11 @@ impl ProcessWorker {
             }
             answered => answered,
         }
+    }
+
+    /// Sends what the output streams hold of lines.
+    fn flush_all(&self, py: Python<'_>) -> PyResult<()> {
+        (0..STREAMS).try_for_each(|stream| self.flush(py, stream))
     }
 
     /// Answers that a task's `what` could not be sent: the machine has no room for it.
@@ -236,12 +248,15 @@ impl ProcessWorker {
         let tasks = ring::consumer(Arc::clone(&segment), 0, RING).map_err(fault)?;
         let answers = ring::producer(Arc::clone(&segment), RING, RING).map_err(fault)?;
         let (functions, outside) = (HashMap::new(), VecDeque::new());
-        let body = Body { tasks, answers, functions, outside, forgotten: 0, segment };
+        let body = Body { tasks, functions, outside, forgotten: 0, segment };
         Ok(Self {
             parent,
             event: Event::from_fd(own(event)?)?,
             pool_event: Event::from_fd(own(pool_event)?)?,
             body: Mutex::new(Some(body)),
+            answers: Mutex::new(answers),
+            lines: Lines::default(),
+            born: pool::fork_generation(),
         })
     }
 
@@ -254,11 +269,39 @@ impl ProcessWorker {
         }
     }
 
+    /// Tell the pool something besides answers: `kind` is for `Notes` in Python to know.
+    fn note(&self, py: Python<'_>, kind: u8, bytes: &[u8]) -> PyResult<()> {
+        if bytes.len() >= INLINE {
+            return Err(PyRuntimeError::new_err(format!("a note of {} bytes is too long", bytes.len())));
+        }
+        if self.born != pool::fork_generation() {
+            // A fork of the worker has no part in its ring.
+            return Ok(());
+        }
+        self.push(py, &[&message::note(kind), bytes])
+    }
+
+    /// Write to an output stream: whole lines go out at once, the rest when it is complete or flushed.
+    fn write(&self, py: Python<'_>, stream: u8, bytes: &[u8]) -> PyResult<()> {
+        match self.lines.add(stream, bytes) {
+            Some(lines) => self.note(py, stream, &lines),
+            None => Ok(()),
+        }
+    }
+
+    /// Send what an output stream holds of a line.
+    fn flush(&self, py: Python<'_>, stream: u8) -> PyResult<()> {
+        match self.lines.take(stream) {
+            Some(rest) => self.note(py, stream, &rest),
+            None => Ok(()),
+        }
+    }
+
     /// Run tasks until told to stop.
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut body) = body else { return Ok(()) };
-        self.push(py, &mut body, &[&message::ready()])?;
+        self.push(py, &[&message::ready()])?;
         let mut message = Vec::new();
         loop {
             if !self.next(py, &mut body, &mut message)? {

@@ -14,7 +14,7 @@ use manyhands_engine::statistics::Statistics;
 use manyhands_os::clock;
 use manyhands_os::event::Event;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyBytes, PyList};
 
 use crate::attempt::{self, Ended as HowEnded, Ran};
 use crate::error;
@@ -27,6 +27,8 @@ use crate::waiter::Wakes;
 
 /// How long a worker may take to end by itself after SIGTERM.
 pub(crate) const GRACE: f64 = 0.5;
+/// After how many notes of one worker the others have their turn.
+const MOST_NOTES: usize = 256;
 /// The longest sleep: a year, in which something else will have happened.
 const LONGEST: Duration = Duration::from_secs(31_536_000);
 
@@ -64,6 +66,15 @@ struct Supervisor {
     errands: Vec<Errand>,
     wakes: Wakes,
     message: Vec<u8>,
+    /// What workers said, and Python has not been told.
+    notes: Vec<Note>,
+}
+
+/// What a worker says besides its answers: a line, a log record, a warning.
+struct Note {
+    hand: Arc<ProcessHand>,
+    kind: u8,
+    bytes: Vec<u8>,
 }
 
 /// Starts the supervisor of `pool`, unless it has one.
@@ -78,8 +89,14 @@ pub(crate) fn ensure(pool: &Arc<Pool>) -> io::Result<()> {
     };
     let pool = Arc::clone(pool);
     std::thread::Builder::new().name("manyhands-supervisor".to_owned()).spawn(move || {
-        let mut supervisor =
-            Supervisor { pool, event, errands: Vec::new(), wakes: Wakes::default(), message: Vec::new() };
+        let mut supervisor = Supervisor {
+            pool,
+            event,
+            errands: Vec::new(),
+            wakes: Wakes::default(),
+            message: Vec::new(),
+            notes: Vec::new(),
+        };
         supervisor.run();
         supervisor.pool.over.open();
     })?;
@@ -129,12 +146,21 @@ impl Supervisor {
         self.hands().iter().filter(|hand| !hand.is_mad()).all(|hand| hand.results().prepare_sleep())
     }
 
-    /// Reads everything that a worker has answered.
-    fn collect(&mut self, hand: &Arc<ProcessHand>) {
+    /// Reads what a worker has answered, and passes its notes on; `true` if it may have more to say.
+    fn collect(&mut self, hand: &Arc<ProcessHand>) -> bool {
+        let has_more = self.read(hand);
+        self.hear();
+        has_more
+    }
+
+    fn read(&mut self, hand: &Arc<ProcessHand>) -> bool {
         while !hand.is_mad() {
+            if self.notes.len() >= MOST_NOTES {
+                return true;
+            }
             let popped = hand.results().try_pop(&mut self.message);
             let nonsense = match popped {
-                Ok(false) => return,
+                Ok(false) => return false,
                 Ok(true) => {
                     let message = std::mem::take(&mut self.message);
                     let handled = self.handle(hand, &message, true);
@@ -147,6 +173,26 @@ impl Supervisor {
                 self.call_mad(hand, nonsense);
             }
         }
+        false
+    }
+
+    /// Tells Python what workers have said.
+    fn hear(&mut self) {
+        if self.notes.is_empty() {
+            return;
+        }
+        // The interpreter may be busy: nobody shall wait for that whose result is there.
+        self.wakes.flush();
+        let notes = std::mem::take(&mut self.notes);
+        Python::try_attach(|py| {
+            for Note { hand, kind, bytes } in notes {
+                let hear = hand.process().hear.as_ref().map(|hear| hear.clone_ref(py));
+                let heard = hear.map(|hear| hear.call1(py, (kind, PyBytes::new(py, &bytes))));
+                if let Some(Err(failure)) = heard {
+                    failure.write_unraisable(py, None);
+                }
+            }
+        });
     }
 
     /// Has a worker ended that says nonsense; one that has ended could not finish what it said.
@@ -157,7 +203,16 @@ impl Supervisor {
     }
 
     fn handle(&mut self, hand: &Arc<ProcessHand>, bytes: &[u8], may_be_outside: bool) -> Result<(), String> {
-        match message::read_answer(bytes) {
+        let answer = message::read_answer(bytes);
+        if !matches!(answer, Some(Answer::Note { .. })) {
+            // Whoever sees a task's outcome has seen what it said before.
+            self.hear();
+        }
+        match answer {
+            Some(Answer::Note { kind, bytes }) => {
+                self.notes.push(Note { hand: Arc::clone(hand), kind, bytes: bytes.to_vec() });
+                Ok(())
+            }
             Some(Answer::Ready) => {
                 self.with_crew(|crew| {
                     crew.stillborn = 0;
@@ -241,7 +296,7 @@ impl Supervisor {
     fn bury(&mut self, hand: &Arc<ProcessHand>) {
         let Some(ended) = hand.process().ended else { return };
         // What it answered before it ended counts.
-        self.collect(hand);
+        while self.collect(hand) {}
         let mut shared = self.pool.shared();
         let Shared { crew, scheduler, statistics, .. } = &mut *shared;
         let Crew::Processes(crew) = crew else { return };
@@ -492,11 +547,11 @@ impl Process {
         )
     }
 
-    /// The process runs; `kill(pid, grace)` ends it.
-    fn started(&self, pid: i32, kill: Py<PyAny>) {
+    /// The process runs; `kill(pid, grace)` ends it, `hear(kind, bytes)` is told what it says.
+    fn started(&self, pid: i32, kill: Py<PyAny>, hear: Py<PyAny>) {
         let mut process = self.hand.process();
         process.pid = Some(pid);
-        let previous = process.kill.replace(kill);
+        let previous = (process.kill.replace(kill), process.hear.replace(hear));
         drop(process);
         drop(previous);
     }

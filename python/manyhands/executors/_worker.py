@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import random
 import signal
 import sys
 import traceback
+from typing import Any
 
 from manyhands import _core
+from manyhands.executors._notes import speaking
 
 __all__ = ["main"]
 
@@ -24,6 +27,7 @@ def main(
     directory: str,
     environment: dict[str, str],
     initializer: bytes | None,
+    levels: dict[str, Any] | None,
 ) -> int:
     """Run tasks until told to stop. Returns the exit code.
 
@@ -36,6 +40,7 @@ def main(
         directory: The parent's working directory.
         environment: Variables to set before any task's module is imported.
         initializer: The pickled initializer and its arguments.
+        levels: What the parent's loggers let pass; None to leave this process's output to itself.
     """
     # A session of its own: Ctrl-C at the terminal is the parent's to handle, and all that tasks start
     # can be found.
@@ -56,6 +61,11 @@ def main(
         os.chdir("/")
     random.seed()
     worker = _core.ProcessWorker(parent, *fds)
+    with contextlib.nullcontext() if levels is None else speaking(worker, name, levels):
+        return _serve(worker, initializer)
+
+
+def _serve(worker: _core.ProcessWorker, initializer: bytes | None) -> int:
     if initializer is not None:
         try:
             function, arguments = pickle.loads(initializer)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import cloudpickle
 
 from manyhands import _core
+from manyhands.executors._notes import Listener, levels
 from manyhands.executors._zygote import zygote
 from manyhands.executors.base import Executor, _remember
 
@@ -49,10 +50,13 @@ class ProcessExecutor(Executor):
             by default the processors divided by the workers, at least 1.
         start: "zygote", or "spawn" for a fresh interpreter per worker, for libraries that must not be forked.
         preload: Modules that the zygote imports once, for all workers.
+        output: "forward" passes what workers print, log and warn of on to this process's ``sys.stdout`` and
+            ``sys.stderr``, loggers and ``warnings``; "prefix" also sets the worker's name before each line;
+            "inherit" leaves it to the descriptors and the set-up that a worker has by itself.
         name: What workers are called in messages.
 
     Raises:
-        ValueError: `workers` or `threads_per_worker` is not positive, or `start` is unknown.
+        ValueError: `workers` or `threads_per_worker` is not positive, or `start` or `output` is unknown.
         TypeError: `initializer` is not callable, or cannot be pickled.
 
     Example:
@@ -73,6 +77,7 @@ class ProcessExecutor(Executor):
         threads_per_worker: int | None = None,
         start: str = "zygote",
         preload: Sequence[str] = (),
+        output: str = "forward",
         name: str | None = None,
     ) -> None:
         processors = _core.available_processors()
@@ -81,10 +86,13 @@ class ProcessExecutor(Executor):
         for option, found in (("workers", workers), ("threads_per_worker", threads)):
             if found < 1:
                 raise ValueError(f"could not make the executor: found {option}={found}, expected 1 or more")
-        if start not in ("zygote", "spawn"):
-            raise ValueError(
-                f'could not make the executor: found start={start!r}, expected "zygote" or "spawn"'
-            )
+        for option, word, known in (
+            ("start", start, ("zygote", "spawn")),
+            ("output", output, ("forward", "prefix", "inherit")),
+        ):
+            if word not in known:
+                expected = " or ".join(f'"{each}"' for each in known)
+                raise ValueError(f"could not make the executor: found {option}={word!r}, expected {expected}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
         prefix = name or f"ProcessExecutor-{next(_numbers)}"
@@ -100,15 +108,17 @@ class ProcessExecutor(Executor):
 
         # A closure without `self`: the workers must not keep the executor alive.
         def spawn(hand: _core.Process) -> None:
+            name = f"{prefix}_{next(numbers)}"
             own = {
                 **settings,
-                "name": f"{prefix}_{next(numbers)}",
+                "name": name,
+                "levels": None if output == "inherit" else levels(),
                 "parent": os.getpid(),
                 "path": list(sys.path),
             }
             source = zygote(modules)
             pid = source.start_worker(own, hand.descriptors(), hand.ended)
-            hand.started(pid, source.kill)
+            hand.started(pid, source.kill, Listener(f"[{name}] " if output == "prefix" else ""))
 
         # Now, for a task may come when the interpreter exits, and then no thread can be started any more.
         zygote(modules)
