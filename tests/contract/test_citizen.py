@@ -1,6 +1,7 @@
 """What a worker process says, and what it is told: output, log records, warnings, context, seeds."""
 
 import contextlib
+import contextvars
 import io
 import logging
 import os
@@ -362,3 +363,86 @@ def test_a_warning_of_a_class_that_only_the_worker_has_comes_as_a_user_warning()
 
     with mh.ProcessExecutor(1) as pool, pytest.warns(UserWarning, match="Local: odd"):
         pool.submit(warn_of_its_own).result()
+
+
+# -- context variables
+
+REQUEST = contextvars.ContextVar("request")
+SESSION = contextvars.ContextVar("session", default="nobody's")
+
+
+def seen():
+    return REQUEST.get(None), SESSION.get()
+
+
+def in_context(function, **values):
+    """Call the function where the variables have these values."""
+
+    def call():
+        for name, value in values.items():
+            globals()[name].set(value)
+        return function()
+
+    return contextvars.Context().run(call)
+
+
+def test_a_task_sees_the_context_variables_of_whoever_submits_it(pool):
+    for value in (7, True, 1, "seven", [7], [8]):
+        assert in_context(lambda value=value: pool.submit(seen).result(), REQUEST=value) == (
+            value,
+            "nobody's",
+        )
+        assert type(in_context(lambda: pool.submit(seen).result()[0], REQUEST=value)) is type(value)
+    assert in_context(lambda: pool.submit(seen).result(), REQUEST=1, SESSION=2) == (1, 2)
+    assert pool.submit(seen).result() == (None, "nobody's")
+    assert (
+        in_context(lambda: list(mh.map(lambda _: seen(), "ab", on=pool)), REQUEST=9) == [(9, "nobody's")] * 2
+    )
+
+
+def test_a_value_that_was_changed_in_place_is_sent_as_it_is_now(pool):
+    def change():
+        REQUEST.get().append("more")
+        return pool.submit(seen).result()[0]
+
+    assert in_context(change, REQUEST=["some"]) == ["some", "more"]
+
+
+def test_what_a_task_sets_stays_in_the_task():
+    def set_and_get():
+        before = REQUEST.get(None)
+        REQUEST.set("mine")
+        return before
+
+    with mh.ProcessExecutor(1) as pool:
+        assert [pool.submit(set_and_get).result() for _ in range(3)] == [None] * 3
+
+
+def test_values_that_cannot_be_pickled_and_variables_without_a_module_are_left_out(pool):
+    homeless = contextvars.ContextVar("homeless")
+
+    def submit():
+        homeless.set(1)
+        return pool.submit(seen).result()
+
+    assert in_context(submit, REQUEST=threading.Lock(), SESSION="sent") == (None, "sent")
+    assert in_context(submit, REQUEST="sent", SESSION=threading.Lock()) == ("sent", "nobody's")
+    assert in_context(submit, REQUEST="sent", SESSION=1) == ("sent", 1)
+
+
+def test_context_variables_of_main_travel():
+    done = run_script(
+        "import contextvars, manyhands as mh\n"
+        "user = contextvars.ContextVar('user')\n"
+        "def greet(word): return f'{word} {user.get(None)}'\n"
+        "def nested():\n"
+        "    import manyhands\n"
+        "    with manyhands.ProcessExecutor(1) as inner: return inner.submit(greet, 'inner').result()\n"
+        "with mh.ProcessExecutor(1) as pool:\n"
+        "    print(pool.submit(greet, 'hello').result())\n"
+        "    user.set('Ada')\n"
+        "    print(pool.submit(greet, 'hello').result(), pool.submit(nested).result())\n"
+        "    user.set('Bob')\n"
+        "    print(pool.submit(greet, 'hello').result())\n"
+    )
+    assert (done.stdout, done.stderr) == ("hello None\nhello Ada inner Ada\nhello Bob\n", "")

@@ -148,7 +148,7 @@ impl Executor {
 
     /// Schedule `function(*args, **kwargs)` and return its `Future`.
     ///
-    /// The task sees the caller's context variables, except in another process.
+    /// The task sees the caller's context variables; in another process those of modules whose values pickle.
     ///
     /// Raises:
     ///     ExecutorClosed: After `shutdown()`, or in a forked child process.

@@ -17,6 +17,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::call::function_name;
 use crate::error;
+use crate::native;
 
 /// How many functions a pool remembers, before it begins anew: lambdas made in a loop must not pile up.
 const MOST_FUNCTIONS: usize = 256;
@@ -68,7 +69,7 @@ impl Functions {
 #[derive(Clone)]
 pub(crate) struct Parcel {
     pub(crate) function: Arc<Function>,
-    /// Pickled `(args, kwargs)`; empty for no arguments at all.
+    /// Pickled `(args, kwargs)` or `(args, kwargs, context)`; empty for no arguments at all.
     pub(crate) arguments: Arc<Vec<u8>>,
     /// The seed of the item that it works on.
     pub(crate) seed: Option<u64>,
@@ -84,15 +85,37 @@ impl Parcel {
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         let function = functions.get(function)?;
-        let arguments = if args.is_empty() && kwargs.is_none_or(PyDictMethods::is_empty) {
+        let context = pack_context(args.py())?;
+        let is_bare = args.is_empty() && kwargs.is_none_or(PyDictMethods::is_empty);
+        let arguments = if is_bare && context.is_none() {
             Vec::new()
         } else {
-            let pair =
-                PyTuple::new(args.py(), [args.as_any(), &kwargs.into_pyobject(args.py())?.into_any()])?;
-            dump(pair.as_any()).map_err(|error| cannot_send(&error, &function.name, args.py()))?
+            let kwargs = kwargs.into_pyobject(args.py())?.into_any();
+            let call = match &context {
+                None => PyTuple::new(args.py(), [args.as_any(), &kwargs])?,
+                Some(context) => PyTuple::new(args.py(), [args.as_any(), &kwargs, context])?,
+            };
+            dump(call.as_any()).map_err(|error| cannot_send(&error, &function.name, args.py()))?
         };
         Ok(Self { function, arguments: Arc::new(arguments), seed: None, submitted: clock::now() })
     }
+}
+
+/// The calling thread's context variables in pickled form; `None` if there are none that can be sent.
+fn pack_context(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    static PACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let context = native::copy_current_context(py)?;
+    if context.len()? == 0 {
+        return Ok(None);
+    }
+    let packed = PACK.import(py, "manyhands.executors._context", "pack")?.call1((context,))?;
+    Ok(Some(packed).filter(|packed| !packed.is_none()))
+}
+
+/// Sets variables that [`pack_context`] packed, in the calling thread's context.
+pub(crate) fn apply_context(packed: &Bound<'_, PyAny>) -> PyResult<()> {
+    static APPLY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    APPLY.import(packed.py(), "manyhands.executors._context", "apply")?.call1((packed,)).map(drop)
 }
 
 fn cannot_send(error: &PyErr, name: &str, py: Python<'_>) -> PyErr {
@@ -126,8 +149,9 @@ fn names_main(bytes: &[u8]) -> bool {
 
 /// Pickles with cloudpickle, which sends by value what cannot be imported by name.
 fn dump_by_value(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    let py = object.py();
-    let bytes = py.import("cloudpickle")?.call_method1("dumps", (object, 5))?;
+    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let bytes =
+        DUMPS.import(object.py(), "manyhands.executors._pickling", "dumps_by_value")?.call1((object,))?;
     Ok(bytes.cast_into::<PyBytes>()?.as_bytes().to_vec())
 }
 

@@ -181,17 +181,28 @@ fn call<'py>(py: Python<'py>, body: &Body, task: &Task, arguments: &[u8]) -> PyR
         Some(Err(error)) => return Err(error.clone_ref(py)),
         None => return Err(PyRuntimeError::new_err("the worker was not sent the function")),
     };
-    let (args, kwargs) = if arguments.is_empty() {
-        (PyTuple::empty(py), None)
+    let (args, kwargs, variables) = if arguments.is_empty() {
+        (PyTuple::empty(py), None, None)
     } else {
-        parcel::load(py, arguments)?.extract::<(Bound<'_, PyTuple>, Option<Bound<'_, PyDict>>)>()?
+        read_call(&parcel::load(py, arguments)?.cast_into()?)?
     };
     let context = native::copy_current_context(py)?;
     if let Some(seed) = task.seed {
         crate::seed::set(&context, seed)?;
     }
-    let result = native::in_context(&context, || native::call(&function, &args, kwargs.as_ref()))?;
+    let result = native::in_context(&context, || {
+        variables.as_ref().map_or(Ok(()), parcel::apply_context)?;
+        native::call(&function, &args, kwargs.as_ref())
+    })?;
     crate::thread_crew::refuse_coroutine(&function, result, "in a worker process")
+}
+
+type ReadCall<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>, Option<Bound<'py, PyAny>>);
+
+/// The arguments of a call, and the context variables that it shall see.
+fn read_call<'py>(call: &Bound<'py, PyTuple>) -> PyResult<ReadCall<'py>> {
+    let variables = if call.len() > 2 { Some(call.get_item(2)?) } else { None };
+    Ok((call.get_item(0)?.cast_into()?, call.get_item(1)?.extract()?, variables))
 }
 
 /// Pickles a result, or why there is none.
