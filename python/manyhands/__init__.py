@@ -18,7 +18,14 @@ from manyhands.errors import (
     WorkerDied,
     WrongExecutor,
 )
-from manyhands.executors import AsyncExecutor, Executor, ProcessExecutor, ThreadExecutor, executor
+from manyhands.executors import (
+    AsyncExecutor,
+    Executor,
+    ProcessExecutor,
+    ThreadExecutor,
+    executor,
+    register_joblib,
+)
 from manyhands.futures import Future, as_completed, gather, race, wait
 from manyhands.group import TaskGroup
 from manyhands.map import MapIterator, MapSummary, Outcome, Receipt, map, starmap
@@ -55,6 +62,7 @@ __all__ = [
     "map",
     "map_commands",
     "race",
+    "register_joblib",
     "run_command",
     "starmap",
     "wait",

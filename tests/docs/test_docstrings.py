@@ -5,12 +5,15 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
 import manyhands
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+# Public modules that cannot be imported without a library which a user may not have.
+ADAPTERS = {"manyhands.executors.joblib": "joblib"}
 NEEDS_NO_EXAMPLE = (BaseException,)
 
 
@@ -18,7 +21,8 @@ def public_names() -> dict[str, object]:
     modules = [manyhands]
     for module in pkgutil.walk_packages(manyhands.__path__, "manyhands."):
         parts = module.name.split(".")
-        if not any(part.startswith("_") for part in parts) and parts[1] != "cli":
+        is_public = not any(part.startswith("_") for part in parts) and parts[1] != "cli"
+        if is_public and find_spec(ADAPTERS.get(module.name, "manyhands")):
             modules.append(importlib.import_module(module.name))
     found: dict[int, tuple[str, object]] = {}
     for module in modules:

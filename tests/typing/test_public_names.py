@@ -7,7 +7,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
-import sys
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +17,14 @@ import pytest
 
 import manyhands
 
+# Public modules that cannot be imported without a library which a user may not have.
+ADAPTERS = {"manyhands.executors.joblib": "joblib"}
+
 
 def public_modules() -> list[str]:
     found = (module.name for module in pkgutil.walk_packages(manyhands.__path__, "manyhands."))
-    return ["manyhands", *(name for name in found if is_public(name) and name.split(".")[1] != "cli")]
+    shown = (name for name in found if is_public(name) and name.split(".")[1] != "cli")
+    return ["manyhands", *(name for name in shown if name not in ADAPTERS or find_spec(ADAPTERS[name]))]
 
 
 def is_public(dotted_name: str) -> bool:
@@ -28,8 +32,8 @@ def is_public(dotted_name: str) -> bool:
 
 
 def is_ours(thing: object) -> bool:
-    """Whether a class or function is made here; some names are the standard library's, shown as ours."""
-    return home(thing).split(".")[0] not in sys.stdlib_module_names
+    """Whether a class or function is made here; some names, and bases, are other libraries'."""
+    return home(thing).split(".")[0] == "manyhands"
 
 
 def home(thing: object) -> str:

@@ -1,5 +1,6 @@
 """Executors: one face for every way of running tasks."""
 
+from manyhands.executors.adapters import register_joblib
 from manyhands.executors.async_ import AsyncExecutor
 from manyhands.executors.base import Executor, Statistics, TimesSummary
 from manyhands.executors.by_name import MODELS, executor
@@ -15,4 +16,5 @@ __all__ = [
     "ThreadExecutor",
     "TimesSummary",
     "executor",
+    "register_joblib",
 ]
