@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
+use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::call::function_name;
 use crate::error;
@@ -36,8 +37,31 @@ pub(crate) struct Functions(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     next: u32,
-    /// The object is kept, so that its address stays its own.
-    known: HashMap<usize, (Py<PyAny>, Arc<Function>)>,
+    /// With a weak reference, which says whether what is at an address is still what was pickled: a bound method
+    /// must not keep its object alive. What cannot be referred to weakly is kept.
+    known: HashMap<usize, (Referent, Arc<Function>)>,
+}
+
+/// An object that somebody else may let go of.
+enum Referent {
+    Weak(Py<PyWeakrefReference>),
+    Strong(Py<PyAny>),
+}
+
+impl Referent {
+    fn new(object: &Bound<'_, PyAny>) -> Self {
+        match PyWeakrefReference::new(object) {
+            Ok(weak) => Self::Weak(weak.unbind()),
+            Err(_) => Self::Strong(object.clone().unbind()),
+        }
+    }
+
+    fn is(&self, object: &Bound<'_, PyAny>) -> bool {
+        match self {
+            Self::Weak(weak) => weak.bind(object.py()).upgrade().is_some_and(|alive| alive.is(object)),
+            Self::Strong(kept) => kept.is(object),
+        }
+    }
 }
 
 impl Functions {
@@ -45,22 +69,23 @@ impl Functions {
     pub(crate) fn get(&self, function: &Bound<'_, PyAny>) -> PyResult<Arc<Function>> {
         let address = function.as_ptr() as usize;
         let table = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, known)) = table().known.get(&address) {
+        if let Some((referent, known)) = table().known.get(&address)
+            && referent.is(function)
+        {
             return Ok(Arc::clone(known));
         }
-        let py = function.py();
         let bytes = dump_by_value(function)?;
+        let referent = Referent::new(function);
         let mut table = table();
         let forgotten =
             if table.known.len() < MOST_FUNCTIONS { None } else { Some(std::mem::take(&mut table.known)) };
         let number = table.next;
         table.next += 1;
         let pickled = Arc::new(Function { number, name: function_name(function), bytes });
-        let replaced = table.known.insert(address, (function.clone().unbind(), Arc::clone(&pickled)));
+        let replaced = table.known.insert(address, (referent, Arc::clone(&pickled)));
         drop(table);
         // Outside the lock: these hold Python objects.
         drop((forgotten, replaced));
-        let _ = py;
         Ok(pickled)
     }
 }
@@ -95,7 +120,7 @@ impl Parcel {
                 None => PyTuple::new(args.py(), [args.as_any(), &kwargs])?,
                 Some(context) => PyTuple::new(args.py(), [args.as_any(), &kwargs, context])?,
             };
-            dump(call.as_any()).map_err(|error| cannot_send(&error, &function.name, args.py()))?
+            dump(call.as_any()).map_err(|error| cannot_send(error, &function.name, args.py()))?
         };
         Ok(Self { function, arguments: Arc::new(arguments), seed: None, submitted: clock::now() })
     }
@@ -118,12 +143,25 @@ pub(crate) fn apply_context(packed: &Bound<'_, PyAny>) -> PyResult<()> {
     APPLY.import(packed.py(), "manyhands.executors._context", "apply")?.call1((packed,)).map(drop)
 }
 
-fn cannot_send(error: &PyErr, name: &str, py: Python<'_>) -> PyErr {
-    let explained = pyo3::exceptions::PyTypeError::new_err(format!(
-        "could not send the arguments of `{name}` to a worker process: {}",
-        error.value(py)
-    ));
-    explained.set_cause(py, Some(error.clone_ref(py)));
+fn cannot_send(error: PyErr, name: &str, py: Python<'_>) -> PyErr {
+    unpicklable(py, error, &format!("could not send the arguments of `{name}` to a worker process"))
+}
+
+/// What came of an attempt to pickle, explained: a `PicklingError` if it was one, else a `TypeError`. What is not an
+/// `Exception` is nothing to explain: somebody wants to exit.
+pub(crate) fn unpicklable(py: Python<'_>, error: PyErr, what: &str) -> PyErr {
+    if !error.is_instance_of::<PyException>(py) {
+        return error;
+    }
+    let text = format!("{what}: {}", error.value(py));
+    let explained = match py.import("_pickle").and_then(|module| module.getattr("PicklingError")) {
+        Ok(kind) if error.matches(py, &kind).unwrap_or(false) => match kind.call1((text.as_str(),)) {
+            Ok(value) => PyErr::from_value(value),
+            Err(failed) => failed,
+        },
+        _ => PyTypeError::new_err(text),
+    };
+    explained.set_cause(py, Some(error));
     explained
 }
 

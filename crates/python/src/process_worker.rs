@@ -212,12 +212,8 @@ fn pack(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> PyResult<(bool, V
             Ok(bytes) => return Ok((false, bytes)),
             Err(error) => {
                 let kind = value.get_type().fully_qualified_name()?;
-                let explained = pyo3::exceptions::PyTypeError::new_err(format!(
-                    "could not send the result, a {kind}, back from the worker process: {}",
-                    error.value(py)
-                ));
-                explained.set_cause(py, Some(error));
-                explained
+                let what = format!("could not send the result, a {kind}, back from the worker process");
+                parcel::unpicklable(py, error, &what)
             }
         },
         Err(error) => error,
