@@ -1,15 +1,18 @@
 """Tasks on worker processes: what can be sent, what comes back, where a task runs, and how a pool ends."""
 
 import functools
+import gc
 import logging
 import operator
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -191,6 +194,61 @@ def test_a_result_that_cannot_be_pickled_is_an_error_of_its_task_alone(pool):
     with pytest.raises(TypeError, match=r"could not send the result, a .*lock, back"):
         pool.submit(lambda: __import__("threading").Lock()).result()
     assert pool.submit(abs, -1).result() == 1
+
+
+class RaisesInPickle:
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __reduce__(self):
+        raise self.kind("not to be sent")
+
+
+@pytest.mark.parametrize("kind", [pickle.PicklingError, SystemExit])
+def test_what_is_raised_in_pickling_keeps_its_kind(pool, kind):
+    with pytest.raises(kind, match="not to be sent"):
+        pool.submit(id, RaisesInPickle(kind))
+    with pytest.raises(kind, match="not to be sent"):
+        pool.submit(RaisesInPickle, kind).result()
+
+
+class Counted:
+    def method(self):
+        return 7
+
+
+def test_a_bound_method_does_not_keep_its_object_alive(pool):
+    counted = Counted()
+    alive = weakref.ref(counted)
+    assert pool.submit(counted.method).result() == 7
+    del counted
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_function_in_the_place_of_another_is_not_taken_for_it(pool):
+    for number in range(50):
+        assert pool.submit(functools.partial(abs, -number)).result() == number
+
+
+SHARING = """
+from multiprocessing import Manager
+import manyhands as mh
+
+if __name__ == "__main__":
+    with Manager() as manager, mh.ProcessExecutor(2{start}) as pool:
+        shared = manager.dict()
+        list(pool.map(shared.__setitem__, range(5), "abcde"))
+        print(dict(shared) == dict(enumerate("abcde")))
+"""
+
+
+@pytest.mark.parametrize("start", ["", ', start="spawn"'])
+def test_what_a_manager_of_multiprocessing_shares_can_be_used_in_workers(start, tmp_path):
+    script = tmp_path / "sharing.py"
+    script.write_text(SHARING.format(start=start))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 class Unpicklable(Exception):
@@ -619,9 +677,11 @@ def test_shutdown_can_cancel_what_has_not_begun(fifo):
     pool = mh.ProcessExecutor(1)
     assert pool.submit(abs, -1).result() == 1
     holder = pool.submit(lambda path: Path(path).read_text(), fifo)
-    futures = [pool.submit(add, number) for number in range(50)]
-    pool.shutdown(wait=False, cancel_futures=True)
-    fifo.write_text("go")
+    # Opened once the task reads: before that, it could be taken back from its worker.
+    with fifo.open("w") as out:
+        futures = [pool.submit(add, number) for number in range(50)]
+        pool.shutdown(wait=False, cancel_futures=True)
+        out.write("go")
     pool.shutdown()
     assert holder.result() == "go"
     assert any(future.cancelled() for future in futures)

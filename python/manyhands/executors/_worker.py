@@ -26,6 +26,7 @@ def main(
     path: list[str],
     directory: str,
     environment: dict[str, str],
+    authkey: bytes | None,
     initializer: bytes | None,
     levels: dict[str, Any] | None,
 ) -> int:
@@ -39,6 +40,7 @@ def main(
         path: ``sys.path`` of the parent.
         directory: The parent's working directory.
         environment: Variables to set before any task's module is imported.
+        authkey: What connects to the ``multiprocessing`` managers of the parent, if it uses any.
         initializer: The pickled initializer and its arguments.
         levels: What the parent's loggers let pass; None to leave this process's output to itself.
     """
@@ -60,6 +62,10 @@ def main(
         # The parent's directory is gone; tasks that need one will say so.
         os.chdir("/")
     random.seed()
+    if authkey is not None:
+        from multiprocessing import current_process
+
+        current_process().authkey = authkey
     worker = _core.ProcessWorker(parent, *fds)
     with contextlib.nullcontext() if levels is None else speaking(worker, name, levels):
         return _serve(worker, initializer)

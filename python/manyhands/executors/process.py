@@ -115,6 +115,7 @@ class ProcessExecutor(Executor):
                 "levels": None if output == "inherit" else levels(),
                 "parent": os.getpid(),
                 "path": list(sys.path),
+                "authkey": _authkey(),
             }
             source = zygote(modules)
             pid = source.start_worker(own, hand.descriptors(), hand.ended)
@@ -139,3 +140,9 @@ class ProcessExecutor(Executor):
     @property
     def _threads(self) -> set[threading.Thread]:
         return set()
+
+
+def _authkey() -> bytes | None:
+    """The key by which a worker may use what managers of ``multiprocessing`` share, if it is in use."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    return None if multiprocessing is None else bytes(multiprocessing.current_process().authkey)
