@@ -57,6 +57,8 @@ def be_the_substitute(waits: str) -> None:
     import substitute
 
     substitute.install()
+    # Its thread stays, and the tests look for threads that they have not seen before.
+    substitute.processes.ProcessPoolExecutor(1).shutdown()
 
     from test.support import script_helper
 
@@ -85,7 +87,7 @@ def has_tests(case: type) -> bool:
 
 
 def other_model(case: type[unittest.TestCase]) -> str | None:
-    """Return why a class is not about threads and futures, or None if it is."""
+    """Return why a class is not about threads, processes and futures, or None if it is."""
     names = [case.__name__, case.__module__, *(base.__name__ for base in case.__mro__)]
     kinds = (kind for kind in skips.OTHER_MODELS if any(kind in name for name in names))
     return next(kinds, None)

@@ -18,13 +18,52 @@ CANCELLED_IS_DONE = (
     "it pending until a worker has come across it"
 )
 
+MEMBERS = "it looks at private members of ProcessPoolExecutor: {}"
+BREAKS = "it asserts that the whole pool breaks when {}, which here fails the one task"
+
+PROCESS_SKIPS = {
+    "ProcessPoolExecutorTest.test_killed_child": BREAKS.format("a worker is killed"),
+    "ProcessPoolExecutorTest.test_python_finalization_error": BREAKS.format("its second thread cannot start"),
+    "ProcessPoolExecutorTest.test_saturation": MEMBERS.format("_processes"),
+    "ProcessPoolExecutorTest.test_idle_process_reuse_one": MEMBERS.format("_processes"),
+    "ProcessPoolExecutorTest.test_idle_process_reuse_multiple": MEMBERS.format("_processes"),
+    "ProcessPoolExecutorTest.test_max_tasks_per_child": MEMBERS.format("_processes"),
+    "ProcessPoolExecutorTest.test_max_tasks_per_child_defaults_to_spawn_context": MEMBERS.format(
+        "_mp_context"
+    ),
+    "ProcessPoolExecutorTest.test_max_tasks_early_shutdown": "there is no max_tasks_per_child yet",
+    "ExecutorDeadlockTest.test_error_at_task_unpickle": BREAKS.format("a worker cannot read arguments"),
+    "ExecutorDeadlockTest.test_exit_at_task_unpickle": BREAKS.format("reading arguments raises SystemExit"),
+    "ExecutorDeadlockTest.test_error_during_result_unpickle_in_result_handler": BREAKS.format(
+        "a result cannot be read"
+    ),
+    "ExecutorDeadlockTest.test_exit_during_result_unpickle_in_result_handler": BREAKS.format(
+        "reading a result raises SystemExit"
+    ),
+    "ExecutorDeadlockTest.test_shutdown_deadlock_pickle": MEMBERS.format("_executor_manager_thread"),
+    "ProcessPoolShutdownTest.test_processes_terminate": MEMBERS.format("_processes"),
+    "ProcessPoolShutdownTest.test_context_manager_shutdown": MEMBERS.format("_processes"),
+    "ProcessPoolShutdownTest.test_del_shutdown": MEMBERS.format("_processes, _call_queue"),
+    "ProcessPoolShutdownTest.test_shutdown_no_wait": MEMBERS.format("_processes, _call_queue"),
+}
+"""For each of the ways in which CPython starts processes."""
+
+METHODS = ("Fork", "Forkserver", "Spawn")
+
 SKIPS = (
-    Skip("ThreadPoolWaitTests.test_first_completed", "manyhands", CANCELLED_IS_DONE),
-    Skip("ThreadPoolWaitTests.test_first_exception_some_already_complete", "manyhands", CANCELLED_IS_DONE),
+    *(
+        Skip(f"{case}.{test}", "manyhands", CANCELLED_IS_DONE)
+        for case in ("ThreadPoolWaitTests", *(f"ProcessPool{method}WaitTest" for method in METHODS))
+        for test in ("test_first_completed", "test_first_exception_some_already_complete")
+    ),
+    *(
+        Skip(f"ProcessPool{method}{test}", None, reason)
+        for method in METHODS
+        for test, reason in PROCESS_SKIPS.items()
+    ),
 )
 
 OTHER_MODELS = {
-    "Process": "it tests ProcessPoolExecutor, which manyhands has no counterpart of yet",
     "Interpreter": "it tests InterpreterPoolExecutor, which manyhands has no counterpart of",
 }
 """What the names of the test classes of other executors contain."""

@@ -38,13 +38,11 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def runs():
-    """Every class, run: they mostly wait for seconds, so several wait at the same time."""
-    with ThreadPoolExecutor(4) as pool:
-        started = {
-            (waits, name): pool.submit(run, "--waits", waits, name)
-            for waits, names in (("standard", CLASSES), ("manyhands", WAITING))
-            for name in names
-        }
+    """Every class, run: they mostly wait for seconds, so many wait at the same time, the longest first."""
+    every = [("standard", name) for name in CLASSES] + [("manyhands", name) for name in WAITING]
+    every.sort(key=lambda one: (one[1] != "FutureTests", "Wait" not in one[1]))
+    with ThreadPoolExecutor(8) as pool:
+        started = {(waits, name): pool.submit(run, "--waits", waits, name) for waits, name in every}
         yield started
         pool.shutdown(cancel_futures=True)
 
@@ -62,10 +60,12 @@ def test_with_our_own_waiting_functions(runs, name):
 
 
 @pytest.mark.skipif(not CLASSES, reason="this Python was installed without test.test_concurrent_futures")
-def test_the_classes_about_threads_and_futures_are_all_there():
+def test_the_classes_about_threads_processes_and_futures_are_all_there():
     expected = {"FutureTests", "ThreadPoolExecutorTest", "ThreadPoolShutdownTest", "ThreadPoolWaitTests"}
     assert expected <= set(CLASSES)
-    assert not [name for name in CLASSES if "Process" in name]
+    for method in ("Fork", "Forkserver", "Spawn"):
+        for subject in ("ProcessPoolExecutor", "ProcessPoolShutdown", "ExecutorDeadlock"):
+            assert f"ProcessPool{method}{subject}Test" in CLASSES
 
 
 def test_a_skip_names_a_test_of_a_class_that_is_run():

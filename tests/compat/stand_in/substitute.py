@@ -1,4 +1,4 @@
-"""Puts manyhands' executor and future in the place of those of ``concurrent.futures``.
+"""Puts manyhands' executors and future in the place of those of ``concurrent.futures``.
 
 To be done before anything imports a name from there. `MANYHANDS_WAITS` says whose `wait` and `as_completed`
 are used: those of the standard library, which look into our futures ("standard", the default), or our own
@@ -10,6 +10,8 @@ import concurrent.futures.thread
 import itertools
 import os
 import warnings
+
+import processes
 
 import manyhands
 
@@ -42,6 +44,7 @@ def install():
     warnings.simplefilter("ignore", manyhands.TaskFailureWarning)
     for module in (concurrent.futures, concurrent.futures.thread):
         module.ThreadPoolExecutor = ThreadPoolExecutor
+    processes.install()
     for module in (concurrent.futures, concurrent.futures._base):
         module.Future = manyhands.Future
     if os.environ.get("MANYHANDS_WAITS") == "manyhands":
