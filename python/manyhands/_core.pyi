@@ -217,7 +217,16 @@ class ProcessPool:
 
 @final
 class ProcessWorker:
-    def __new__(cls, parent: int, segment: int, event: int, pool_event: int) -> Self: ...
+    def __new__(
+        cls,
+        parent: int,
+        segment: int,
+        event: int,
+        pool_event: int,
+        *,
+        max_tasks: int | None = None,
+        max_memory: int | None = None,
+    ) -> Self: ...
     def initializer_failed(self, traceback: str) -> None: ...
     def note(self, kind: int, bytes: bytes) -> None: ...
     def write(self, stream: int, bytes: bytes) -> None: ...

@@ -1,10 +1,20 @@
-//! How much memory this process may still take: what the machine has left, cut by the limits of its cgroups.
+//! How much memory this process holds, and how much it may still take: what the machine has left, cut by the limits of its cgroups.
 //!
 //! An estimate in the asker's favour: what the kernel could drop or swap out counts as available, and others may
 //! take it first. It tells what certainly cannot be had.
 
 use std::fs;
+use std::io;
 use std::path::Path;
+
+/// Bytes of memory that this process holds, shared ones included.
+///
+/// # Errors
+/// None in practice: the kernel's table is not what it should be.
+pub fn resident() -> io::Result<u64> {
+    let kibibytes = row(&fs::read_to_string("/proc/self/status")?, "VmRSS:");
+    Ok(kibibytes.ok_or(io::ErrorKind::InvalidData)? * 1024)
+}
 
 /// Bytes that may still be had; `None` if nothing tells.
 #[must_use]
@@ -114,6 +124,16 @@ mod tests {
             ("cgroup/memory/memory.usage_in_bytes", "1\n"),
         ]);
         assert_eq!(found, Some(10 * 1024), "over its limit: only swap is left");
+    }
+
+    #[test]
+    fn what_is_written_to_is_held() {
+        const SIZE: usize = 64 << 20;
+        let before = resident().unwrap();
+        let written = std::hint::black_box(vec![1_u8; SIZE]);
+        let during = resident().unwrap();
+        drop(written);
+        assert!(during >= before + SIZE as u64 * 9 / 10, "{before} {during}");
     }
 
     #[test]

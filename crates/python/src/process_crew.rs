@@ -41,6 +41,8 @@ pub(crate) const INLINE: usize = RING / 4;
 /// They are no messages, so that every message in the task ring is a task.
 pub(crate) const RELEASED: usize = 2 * RING / 8;
 pub(crate) const STOPPED: usize = RELEASED + 1;
+/// Set by a worker that claims no more tasks, before it answers its last: it has run its share, or grown too large.
+pub(crate) const RETIRED: usize = STOPPED + 1;
 const SEGMENT: usize = 2 * RING + 64;
 /// How much work is put ahead of a worker: enough to bridge the time until the next look, no more.
 const AHEAD: Duration = Duration::from_millis(1);
@@ -111,6 +113,11 @@ impl ProcessHand {
     fn stop(&self) {
         self.segment.words()[STOPPED].store(1, Ordering::Release);
         self.event.signal();
+    }
+
+    /// Whether the worker claims no more tasks.
+    pub(crate) fn has_retired(&self) -> bool {
+        self.segment.words()[RETIRED].load(Ordering::Acquire) != 0
     }
 
     pub(crate) fn is_mad(&self) -> bool {
@@ -467,8 +474,11 @@ impl ProcessCrew {
 
     fn lacks_worker(&self, scheduler: &Scheduler<Py<Future>>) -> bool {
         let in_flight: usize = self.workers.iter().map(|worker| worker.flights.len()).sum();
+        // One that has retired takes nobody's place while its process ends.
+        let workers =
+            self.workers.iter().filter(|worker| !(worker.is_leaving && worker.hand.has_retired())).count();
         // Delayed tasks count: a worker with room is what the times at which they are due are kept for.
-        self.workers.len() < self.max && scheduler.len() + in_flight > self.workers.len()
+        workers < self.max && scheduler.len() + in_flight > workers
     }
 
     /// Makes a worker, whose process is still to be started.
@@ -559,6 +569,14 @@ impl ProcessCrew {
             }
         }
         overdue
+    }
+
+    /// Has a worker end that has retired: what it was given goes back, and another takes its place.
+    pub(crate) fn retire(&mut self, hand: &Arc<ProcessHand>, mut queue: Queue<'_>) {
+        if let Some(worker) = self.worker_of(hand) {
+            worker.take_back(usize::MAX).into_iter().for_each(|flight| queue.give_back(flight));
+            worker.stop();
+        }
     }
 
     pub(crate) fn earliest_deadline(&self) -> Option<Tick> {

@@ -19,7 +19,7 @@ use crate::message::{self, Order, Task};
 use crate::native;
 use crate::parcel;
 use crate::pool;
-use crate::process_crew::{INLINE, RELEASED, RING, STOPPED};
+use crate::process_crew::{INLINE, RELEASED, RETIRED, RING, STOPPED};
 
 /// How long an idle worker looks for its next task before it sleeps.
 const LOOK: Duration = Duration::from_micros(50);
@@ -34,11 +34,35 @@ struct Body {
     outside: VecDeque<Segment>,
     forgotten: u64,
     segment: Arc<Segment>,
+    share: Share,
+}
+
+/// What a worker may do before another takes its place.
+struct Share {
+    /// Tasks that it may still run.
+    tasks: Option<u64>,
+    /// The most memory that it may hold after a task, in bytes.
+    memory: Option<u64>,
 }
 
 impl Body {
     fn is_stopped(&self) -> bool {
         self.segment.words()[STOPPED].load(Ordering::Acquire) != 0
+    }
+
+    fn has_retired(&self) -> bool {
+        self.segment.words()[RETIRED].load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes note of a task that was run. Announced before its answer, so that nothing is put ahead after it.
+    fn count_task(&mut self) {
+        if let Some(tasks) = &mut self.share.tasks {
+            *tasks = tasks.saturating_sub(1);
+        }
+        let is_large = |most: u64| manyhands_os::memory::resident().is_ok_and(|held| held > most);
+        if self.share.tasks == Some(0) || self.share.memory.is_some_and(is_large) {
+            self.segment.words()[RETIRED].store(1, Ordering::Release);
+        }
     }
 
     /// Gives back the memory of answers that the pool has read.
@@ -99,7 +123,7 @@ impl ProcessWorker {
             |error: ring::RingError| PyRuntimeError::new_err(format!("the task ring is corrupt: {error}"));
         let mut until = clock::now() + LOOK;
         loop {
-            if body.tasks.try_pop(message).map_err(corrupt)? {
+            if !body.has_retired() && body.tasks.try_pop(message).map_err(corrupt)? {
                 return Ok(true);
             }
             if clock::now() < until {
@@ -110,7 +134,8 @@ impl ProcessWorker {
                 return Ok(false);
             }
             body.forget_read();
-            if body.tasks.prepare_sleep() {
+            // One that has retired only waits for being told to end: what is still in its ring is taken back.
+            if body.has_retired() || body.tasks.prepare_sleep() {
                 // A signal's handler may have something to raise.
                 if py.detach(|| self.event.wait(None)).is_err() {
                     py.check_signals()?;
@@ -149,6 +174,7 @@ impl ProcessWorker {
         self.flush_all(py)?;
         let (has_failed, bytes) = pack(py, result)?;
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        body.count_task();
         let header = message::answer(task.serial, has_failed, nanoseconds(run), nanoseconds(cpu));
         match self.answer(py, body, task.serial, &[&header, &bytes]) {
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
@@ -246,16 +272,25 @@ fn format_exception(error: &PyErr, py: Python<'_>) -> PyResult<String> {
 impl ProcessWorker {
     /// Take over the descriptors that the pool passed on.
     #[new]
-    fn new(parent: i32, segment: i32, event: i32, pool_event: i32) -> PyResult<Self> {
+    #[pyo3(signature = (parent, segment, event, pool_event, *, max_tasks = None, max_memory = None))]
+    fn new(
+        parent: i32,
+        segment: i32,
+        event: i32,
+        pool_event: i32,
+        max_tasks: Option<u64>,
+        max_memory: Option<u64>,
+    ) -> PyResult<Self> {
         let segment = Arc::new(Segment::from_fd(own(segment)?)?);
-        if segment.words().len() <= STOPPED {
+        if segment.words().len() <= RETIRED {
             return Err(PyRuntimeError::new_err("the segment is too small to be a worker's"));
         }
         let fault = |error: ring::RingError| PyRuntimeError::new_err(error.to_string());
         let tasks = ring::consumer(Arc::clone(&segment), 0, RING).map_err(fault)?;
         let answers = ring::producer(Arc::clone(&segment), RING, RING).map_err(fault)?;
         let (functions, outside) = (HashMap::new(), VecDeque::new());
-        let body = Body { tasks, functions, outside, forgotten: 0, segment };
+        let share = Share { tasks: max_tasks, memory: max_memory };
+        let body = Body { tasks, functions, outside, forgotten: 0, segment, share };
         Ok(Self {
             parent,
             event: Event::from_fd(own(event)?)?,

@@ -253,7 +253,8 @@ impl Supervisor {
     ) -> Result<(), String> {
         let now = clock::now();
         let mut shared = self.pool.shared();
-        let Crew::Processes(crew) = &mut shared.crew else { return Ok(()) };
+        let Shared { crew, scheduler, statistics, .. } = &mut *shared;
+        let Crew::Processes(crew) = crew else { return Ok(()) };
         let Some(worker) = crew.worker_of(hand) else { return Ok(()) };
         if worker.condemned.take_if(|condemned| *condemned == serial).is_some() {
             return Ok(());
@@ -266,6 +267,9 @@ impl Supervisor {
         }
         worker.learn(run);
         let Some(flight) = worker.answered(now) else { return Ok(()) };
+        if hand.has_retired() {
+            crew.retire(hand, Queue { scheduler, statistics });
+        }
         let began = flight.began.unwrap_or(now);
         let outcome = Outcome::Reply(Arc::new(reply));
         let future = flight.future.get();

@@ -29,6 +29,8 @@ def main(
     authkey: bytes | None,
     initializer: bytes | None,
     levels: dict[str, Any] | None,
+    max_tasks: int | None,
+    max_memory: int | None,
 ) -> int:
     """Run tasks until told to stop. Returns the exit code.
 
@@ -43,6 +45,8 @@ def main(
         authkey: What connects to the ``multiprocessing`` managers of the parent, if it uses any.
         initializer: The pickled initializer and its arguments.
         levels: What the parent's loggers let pass; None to leave this process's output to itself.
+        max_tasks: How many tasks it runs before it makes room for another worker.
+        max_memory: The most memory that it holds after a task for which it does not, in bytes.
     """
     # A session of its own: Ctrl-C at the terminal is the parent's to handle, and all that tasks start
     # can be found.
@@ -66,7 +70,7 @@ def main(
         from multiprocessing import current_process
 
         current_process().authkey = authkey
-    worker = _core.ProcessWorker(parent, *fds)
+    worker = _core.ProcessWorker(parent, *fds, max_tasks=max_tasks, max_memory=max_memory)
     with contextlib.nullcontext() if levels is None else speaking(worker, name, levels):
         return _serve(worker, initializer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ _THREAD_VARIABLES = (
 )
 
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
 class ProcessExecutor(Executor):
     """Runs functions on a pool of processes, which does not break when one of them dies.
 
@@ -46,6 +50,9 @@ class ProcessExecutor(Executor):
         initializer: Called in each worker before its first task, with `initargs`. If it raises, the
             executor is broken: every task fails with `BrokenInitializer`.
         initargs: The arguments of `initializer`.
+        max_tasks_per_worker: After how many tasks a fresh worker takes the place of one; for functions that leak.
+        max_memory_per_worker: A worker that holds more memory after a task is replaced, too: bytes, or a
+            text like "500MB" or "2GiB".
         threads_per_worker: How many threads numerical libraries may use in each worker (BLAS, OpenMP);
             by default the processors divided by the workers, at least 1.
         start: "zygote", or "spawn" for a fresh interpreter per worker, for libraries that must not be forked.
@@ -56,7 +63,7 @@ class ProcessExecutor(Executor):
         name: What workers are called in messages.
 
     Raises:
-        ValueError: `workers` or `threads_per_worker` is not positive, or `start` or `output` is unknown.
+        ValueError: A number is not positive, a memory size not understood, or `start` or `output` unknown.
         TypeError: `initializer` is not callable, or cannot be pickled.
 
     Example:
@@ -74,6 +81,8 @@ class ProcessExecutor(Executor):
         *,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_tasks_per_worker: int | None = None,
+        max_memory_per_worker: int | str | None = None,
         threads_per_worker: int | None = None,
         start: str = "zygote",
         preload: Sequence[str] = (),
@@ -83,8 +92,14 @@ class ProcessExecutor(Executor):
         processors = _core.available_processors()
         workers = processors if workers is None else workers
         threads = max(1, processors // max(workers, 1)) if threads_per_worker is None else threads_per_worker
-        for option, found in (("workers", workers), ("threads_per_worker", threads)):
-            if found < 1:
+        memory = None if max_memory_per_worker is None else _bytes(max_memory_per_worker)
+        for option, found in (
+            ("workers", workers),
+            ("max_tasks_per_worker", max_tasks_per_worker),
+            ("max_memory_per_worker", memory),
+            ("threads_per_worker", threads),
+        ):
+            if found is not None and found < 1:
                 raise ValueError(f"could not make the executor: found {option}={found}, expected 1 or more")
         for option, word, known in (
             ("start", start, ("zygote", "spawn")),
@@ -98,6 +113,8 @@ class ProcessExecutor(Executor):
         prefix = name or f"ProcessExecutor-{next(_numbers)}"
         settings: dict[str, Any] = {
             "fresh": start == "spawn",
+            "max_tasks": max_tasks_per_worker,
+            "max_memory": memory,
             "directory": os.getcwd(),  # noqa: PTH109
             "environment": {variable: str(threads) for variable in _THREAD_VARIABLES},
             "initializer": None if initializer is None else cloudpickle.dumps((initializer, tuple(initargs))),
@@ -146,3 +163,16 @@ def _authkey() -> bytes | None:
     """The key by which a worker may use what managers of ``multiprocessing`` share, if it is in use."""
     multiprocessing = sys.modules.get("multiprocessing.process")
     return None if multiprocessing is None else bytes(multiprocessing.current_process().authkey)
+
+
+def _bytes(size: int | str) -> int:
+    """Return the bytes of a memory size: a number, or a text with a unit."""
+    if isinstance(size, int):
+        return size
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", size.strip().upper())
+    if found is None:
+        raise ValueError(
+            f"could not make the executor: found max_memory_per_worker={size!r}, "
+            'expected bytes or a text like "500MB" or "2GiB"'
+        )
+    return int(float(found[1]) * _UNITS[found[2] or ""])
