@@ -50,7 +50,7 @@ class ProcessExecutor(Executor):
         initializer: Called in each worker before its first task, with `initargs`. If it raises, the
             executor is broken: every task fails with `BrokenInitializer`.
         initargs: The arguments of `initializer`.
-        max_tasks_per_worker: After how many tasks a fresh worker takes the place of one; for functions that leak.
+        max_tasks_per_worker: After how many tasks a fresh worker takes its place; for functions that leak.
         max_memory_per_worker: A worker that holds more memory after a task is replaced, too: bytes, or a
             text like "500MB" or "2GiB".
         threads_per_worker: How many threads numerical libraries may use in each worker (BLAS, OpenMP);
