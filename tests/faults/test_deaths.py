@@ -156,6 +156,8 @@ def test_shutting_down_while_workers_die_ends(journal, seed):
     killing.join()
     assert not closing.is_alive()
     assert all(future.done() for future in futures)
+    errors = [future.exception() for future in futures if not future.cancelled()]
+    assert all(error is None or isinstance(error, mh.WorkerDied) for error in errors)
     eventually(lambda: has_ended(pid), "the worker's end")
 
 

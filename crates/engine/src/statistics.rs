@@ -66,6 +66,16 @@ impl Statistics {
         self.run.get_or_insert_default().record(time);
     }
 
+    /// Records `count` attempts that ran for that long each.
+    pub fn record_runs(&mut self, time: Duration, count: u64) {
+        self.run.get_or_insert_default().record_many(time, count);
+    }
+
+    /// Records `count` tasks that waited for that long each.
+    pub fn record_waits(&mut self, time: Duration, count: u64) {
+        self.wait.get_or_insert_default().record_many(time, count);
+    }
+
     /// How long tasks waited.
     #[must_use]
     pub fn wait_summary(&self) -> Summary {
@@ -116,11 +126,16 @@ impl Default for Times {
 
 impl Times {
     fn record(&mut self, time: Duration) {
+        self.record_many(time, 1);
+    }
+
+    fn record_many(&mut self, time: Duration, count: u64) {
         let microseconds =
             time.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(time.subsec_micros()));
         // The crate would count a time below a microsecond as none at all.
-        self.microseconds.saturating_record(microseconds.max(1));
-        self.total = self.total.saturating_add(time);
+        self.microseconds.saturating_record_n(microseconds.max(1), count);
+        let total = time.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+        self.total = self.total.saturating_add(total);
         self.longest = self.longest.max(time);
     }
 
@@ -212,6 +227,15 @@ mod tests {
             prop_assert_eq!(summary.max, times[times.len() - 1].as_secs_f64());
             let mean = times.iter().sum::<Duration>().as_secs_f64() / times.len() as f64;
             prop_assert_eq!(summary.mean, mean);
+        }
+
+        #[test]
+        fn recording_many_equals_recording_each(times in any_times(), count in 1..9_usize) {
+            let mut many = Statistics::default();
+            times.iter().for_each(|time| many.record_runs(*time, count as u64));
+            let mut each = Statistics::default();
+            times.iter().flat_map(|time| std::iter::repeat_n(time, count)).for_each(|time| each.record_run(*time));
+            prop_assert_eq!(many.run_summary(), each.run_summary());
         }
 
         #[test]

@@ -11,6 +11,7 @@ use manyhands_os::clock;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use crate::bulk::Bulk;
 use crate::call::Work;
 use crate::policy::Policy;
 use crate::pool::Pool;
@@ -72,6 +73,8 @@ pub(crate) struct Detail {
     history: Mutex<History>,
     /// The call as submitted, to be made again.
     origin: OnceLock<Work>,
+    /// The items that the task stands for, if it is a bulk's token.
+    pub(crate) bulk: Option<Arc<Bulk>>,
 }
 
 impl Detail {
@@ -84,6 +87,7 @@ impl Detail {
             submitted,
             history: Mutex::new(History { queued: submitted, ..History::default() }),
             origin: OnceLock::new(),
+            bulk: None,
         }
     }
 

@@ -64,6 +64,11 @@ impl Executor {
         Ok(&self.opened()?.owner.0)
     }
 
+    /// Whether tasks submitted here are under a policy.
+    pub(crate) fn has_terms(&self) -> PyResult<bool> {
+        Ok(self.opened()?.terms.is_some())
+    }
+
     /// What a task submitted here carries; `None` for a plain one.
     pub(crate) fn detail(&self, py: Python<'_>) -> PyResult<Option<Box<Detail>>> {
         let Some(terms) = &self.opened()?.terms else { return Ok(None) };

@@ -142,6 +142,13 @@ impl Future {
         Ok(future)
     }
 
+    /// A new future that stands for a bulk, and is nobody's result.
+    pub(crate) fn create_token(py: Python<'_>, detail: Box<Detail>) -> PyResult<Bound<'_, Self>> {
+        let token = Self::create(py)?;
+        let _ = token.get().detail.set(detail);
+        Ok(token)
+    }
+
     pub(crate) fn detail(&self) -> Option<&Detail> {
         self.detail.get().map(Box::as_ref)
     }

@@ -4,9 +4,12 @@
 
 mod adopt;
 mod attempt;
+mod batched;
 mod bridge;
+mod bulk;
 mod call;
 mod detail;
+mod draft;
 mod enter;
 mod error;
 mod executor;
@@ -34,6 +37,7 @@ mod timers;
 mod unobserved;
 mod wait;
 mod waiter;
+mod wire;
 
 use pyo3::prelude::*;
 
@@ -42,6 +46,8 @@ use pyo3::prelude::*;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::batched::Batched;
     #[pymodule_export]
     use crate::executor::Executor;
     #[pymodule_export]

@@ -26,6 +26,8 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::batched::{Batched, Bulks, Harvest, LARGE_BULK};
+use crate::bulk::{Items, Manner};
 use crate::detail::Detail;
 use crate::enter::{self, Turn};
 use crate::error;
@@ -36,11 +38,17 @@ use crate::progress::Progress;
 use crate::tally::Tally;
 use crate::wait::{enrol, next_number};
 use crate::waiter::{LoopWaiter, Mailbox, Waiter};
+use crate::wire::Reader;
 
 /// A window that is delivered faster than this is too small: about the interpreter's switch interval.
 const HAND_OVER: Duration = Duration::from_millis(5);
 /// The widest that a window grows by itself.
 const WIDEST: usize = 1024;
+
+/// The same, where items travel in bulks.
+const WIDEST_OF_BULKS: usize = 1 << 15;
+/// How long items are gathered for a bulk.
+const GATHERING: Duration = Duration::from_millis(1);
 
 /// After how many submissions in a row to look for signals and other threads; they cost about a microsecond each.
 const SUBMISSIONS: usize = 256;
@@ -156,9 +164,42 @@ impl Flights {
     }
 }
 
+/// Results of a bulk that are handed out one by one.
+struct Ready {
+    harvest: Harvest,
+    /// How many were handed out, and where in the bytes the next begins.
+    taken: usize,
+    offset: usize,
+}
+
+/// One of them.
+struct Settled {
+    index: u64,
+    wall: Duration,
+    input: Py<PyAny>,
+    result: PyResult<Py<PyAny>>,
+}
+
+impl Ready {
+    fn next(&mut self, py: Python<'_>) -> PyResult<Option<Settled>> {
+        if self.taken == self.harvest.count {
+            return Ok(None);
+        }
+        let mut reader = Reader::new(&self.harvest.bytes[self.offset..]);
+        let wall = Duration::from_nanos(u64::from(reader.number()?) * 100);
+        let result = reader.decode(py).map(Bound::unbind);
+        self.offset = self.harvest.bytes.len() - reader.remaining();
+        let index = self.harvest.first + self.taken as u64;
+        let input = self.harvest.inputs[self.taken].clone_ref(py);
+        self.taken += 1;
+        Ok(Some(Settled { index, wall, input, result }))
+    }
+}
+
 /// How many items may be in flight or waiting to be taken.
 struct Window {
     size: usize,
+    widest: usize,
     /// Widened windows are refilled by halves.
     is_widened: bool,
     /// How many of the present window have been delivered, since when; `None` if it does not grow.
@@ -167,11 +208,11 @@ struct Window {
 
 impl Window {
     fn fixed(size: usize) -> Self {
-        Self { size, is_widened: false, growth: None }
+        Self { size, widest: size, is_widened: false, growth: None }
     }
 
     fn growing(size: usize) -> Self {
-        Self { size, is_widened: false, growth: Some((0, clock::now())) }
+        Self { size, widest: WIDEST, is_widened: false, growth: Some((0, clock::now())) }
     }
 
     /// How many items to submit now.
@@ -190,11 +231,11 @@ impl Window {
 
     /// Whether it may still grow.
     fn may_widen(&self) -> bool {
-        self.growth.is_some() && self.size < WIDEST
+        self.growth.is_some() && self.size < self.widest
     }
 
     fn widen(&mut self) {
-        self.size = (self.size * 2).min(WIDEST);
+        self.size = (self.size * 2).min(self.widest);
     }
 
     /// The consumer has to wait: widens the window if the last one was gone too fast.
@@ -204,8 +245,8 @@ impl Window {
             return;
         }
         let now = clock::now();
-        if now - *began < HAND_OVER && self.size < WIDEST {
-            self.size = (self.size * 2).min(WIDEST);
+        if now - *began < HAND_OVER && self.size < self.widest {
+            self.size = (self.size * 2).min(self.widest);
             self.is_widened = true;
         }
         (*delivered, *began) = (0, now);
@@ -231,8 +272,13 @@ struct State {
     /// What the source raised, to be raised when all before it has been handed out.
     source_error: Option<PyErr>,
     flights: Flights,
+    /// Instead of flights, where many items travel together.
+    bulks: Option<Bulks>,
+    ready: Option<Ready>,
     next_index: u64,
     window: Window,
+    /// How many items are worked on at once.
+    capacity: usize,
     tally: Tally,
     progress: Option<Progress>,
 }
@@ -282,25 +328,98 @@ impl Mapped {
                 py.check_signals()?;
                 turn.give_way(py, clock::now());
             }
-            let Some(source) = &state.source else { break };
-            match source.bind(py).call_method0(pyo3::intern!(py, "__next__")) {
-                Ok(item) => self.launch(state, &item)?,
-                Err(end) => {
-                    state.source = None;
-                    if !self.owns_executor {
-                        state.executor = None;
-                    }
-                    if end.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) {
-                        break;
-                    }
-                    if !end.is_instance_of::<PyException>(py) {
-                        return Err(end);
-                    }
-                    state.source_error = Some(end);
-                }
-            }
+            let Some(item) = self.pull(py, state)? else { break };
+            self.launch(state, &item)?;
         }
         Ok(())
+    }
+
+    /// The next item of the source; `None` at its end, and after an error, which is kept.
+    fn pull<'py>(&self, py: Python<'py>, state: &mut State) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(source) = &state.source else { return Ok(None) };
+        let end = match source.bind(py).call_method0(pyo3::intern!(py, "__next__")) {
+            Ok(item) => return Ok(Some(item)),
+            Err(end) => end,
+        };
+        state.source = None;
+        if !self.owns_executor {
+            state.executor = None;
+        }
+        if end.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) {
+            return Ok(None);
+        }
+        if !end.is_instance_of::<PyException>(py) {
+            return Err(end);
+        }
+        state.source_error = Some(end);
+        Ok(None)
+    }
+
+    /// Submits items in bulks until the window is full: one by one as long as nothing is known of source and function.
+    fn refill_bulks(&self, py: Python<'_>, state: &mut State, bulks: &mut Bulks) -> PyResult<()> {
+        let vacant = state.window.vacant(bulks.outstanding());
+        let (mut items, mut inputs, mut began) = (Items::default(), Vec::new(), clock::now());
+        for count in 1..=vacant {
+            let Some(item) = self.pull(py, state)? else { break };
+            items.push(|bytes| bulks.encode(&item, bytes))?;
+            inputs.push(item.unbind());
+            let is_enough = !state.window.is_widened || items.bytes_len() >= LARGE_BULK;
+            let now = clock::now();
+            if is_enough || now - began > GATHERING {
+                bulks.submit(py, std::mem::take(&mut items), std::mem::take(&mut inputs))?;
+                began = now;
+            }
+            if count % SUBMISSIONS == 0 {
+                py.check_signals()?;
+            }
+        }
+        bulks.submit(py, items, inputs)
+    }
+
+    /// As [`fetch`](Self::fetch), where items travel in bulks.
+    fn fetch_of_bulks(
+        &self,
+        py: Python<'_>,
+        state: &mut State,
+        bulks: &mut Bulks,
+        waits: bool,
+    ) -> PyResult<Fetched> {
+        let is_ordered = matches!(state.flights, Flights::Ordered(_));
+        loop {
+            while let Some(settled) = state.ready.as_mut().map_or(Ok(None), |ready| ready.next(py))? {
+                state.window.deliver();
+                let Settled { index, wall, input, result } = settled;
+                state.tally.count_item(py, index, wall, &input, result.as_ref().err())?;
+                match result {
+                    Ok(value) => return Ok(Fetched::Item(value)),
+                    Err(error)
+                        if self.on_error == OnError::Skip && error.is_instance_of::<PyException>(py) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.refill_bulks(py, state, bulks)?;
+            if bulks.outstanding() == 0 {
+                return state.source_error.take().map_or(Ok(Fetched::End), Err);
+            }
+            bulks.empty_mailbox();
+            state.ready = bulks.take(py, is_ordered)?.map(|harvest| Ready { harvest, taken: 0, offset: 0 });
+            if state.ready.is_some() {
+                continue;
+            }
+            if !waits {
+                return Ok(Fetched::NotYet);
+            }
+            state.window.starve();
+            // With one slow item ahead of all others the workers would soon have nothing left to do.
+            if state.window.may_widen() && state.source.is_some() && bulks.unsettled() < state.capacity {
+                state.window.widen();
+                continue;
+            }
+            let is_full = state.source.is_none() || state.window.vacant(bulks.outstanding()) == 0;
+            if is_full && !bulks.wait(py, self.deadline)? {
+                return Err(error::gave_up_waiting(py));
+            }
+        }
     }
 
     fn launch(&self, state: &mut State, item: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -336,6 +455,11 @@ impl Mapped {
 
     /// The next thing to hand out, waiting for it if need be.
     fn fetch(&self, py: Python<'_>, state: &mut State, waits: bool) -> PyResult<Fetched> {
+        if let Some(mut bulks) = state.bulks.take() {
+            let fetched = self.fetch_of_bulks(py, state, &mut bulks, waits);
+            state.bulks = Some(bulks);
+            return fetched;
+        }
         loop {
             self.refill(py, state)?;
             if state.flights.len() == 0 {
@@ -408,6 +532,9 @@ impl Mapped {
         {
             executor.bind(py).get().pool()?.close(py, true);
         }
+        if let Some(bulks) = &mut state.bulks {
+            bulks.give_up(py, true)?;
+        }
         let mut flights = state.flights.drain();
         // Those that have not begun first: they must not begin in the places of those that are stopped.
         flights.sort_by_key(|flight| flight.future.get().state() == TaskState::Running);
@@ -461,7 +588,18 @@ impl Mapped {
         };
         executor.bind(py).get().check(&function)?;
         let progress = progress.map(|label| Progress::start(label, total)).transpose()?;
-        let window = buffersize.map_or_else(|| Window::growing(capacity.saturating_mul(2)), Window::fixed);
+        let mut window =
+            buffersize.map_or_else(|| Window::growing(capacity.saturating_mul(2)), Window::fixed);
+        let manner = Manner { spreads: spread, is_timed: true };
+        let is_plain = on_error != OnError::Return && seed.is_none();
+        let mut bulks = if is_plain { Bulks::on(executor.bind(py).get(), &function, manner)? } else { None };
+        if let Some(bulks) = &mut bulks {
+            if let Some(progress) = &progress {
+                bulks.set_progress(Arc::clone(&progress.counts));
+            }
+            window.widest = window.widest.max(WIDEST_OF_BULKS);
+        }
+        let state = State { bulks, capacity, ..State::new(executor, source, ordered, window, progress) };
         Ok(Self {
             function: function.unbind(),
             shape: if spread { Shape::Spread } else { Shape::Single },
@@ -469,7 +607,7 @@ impl Mapped {
             seed,
             owns_executor,
             deadline: None,
-            state: Mutex::new(Some(State::new(executor, source, ordered, window, progress))),
+            state: Mutex::new(Some(state)),
             summary: Mutex::new(None),
         })
     }
@@ -496,8 +634,13 @@ impl Mapped {
 
     /// Have `future` of `event_loop` woken when the next item is settled; False if it is already.
     fn _enrol_loop(&self, py: Python<'_>, event_loop: Py<PyAny>, future: Py<PyAny>) -> PyResult<bool> {
-        let enrolled =
-            self.with_state(|state| Ok(state.flights.enrol_loop(py, LoopWaiter { event_loop, future })))?;
+        let enrolled = self.with_state(|state| {
+            let waiter = LoopWaiter { event_loop, future };
+            Ok(match &state.bulks {
+                Some(bulks) => bulks.enrol_loop(waiter),
+                None => state.flights.enrol_loop(py, waiter),
+            })
+        })?;
         Ok(enrolled.unwrap_or(false))
     }
 
@@ -559,6 +702,9 @@ impl State {
             is_begun: false,
             source_error: None,
             flights,
+            bulks: None,
+            ready: None,
+            capacity: 1,
             next_index: 0,
             window,
             tally: Tally::default(),
@@ -569,6 +715,10 @@ impl State {
     fn traverse(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.executor)?;
         visit.call(&self.source)?;
+        self.bulks.as_ref().map_or(Ok(()), |bulks| bulks.traverse(visit))?;
+        if let Some(ready) = &self.ready {
+            ready.harvest.inputs.iter().try_for_each(|input| visit.call(input))?;
+        }
         let each = |flight: &Flight| {
             visit.call(&flight.future)?;
             visit.call(&flight.input)
@@ -583,21 +733,31 @@ impl State {
 
 /// `Executor.map`: everything is submitted at once unless there is a buffer size.
 #[pyfunction]
-#[pyo3(signature = (executor, function, source, timeout, buffersize))]
-pub(crate) fn map_calls(
-    py: Python<'_>,
+#[pyo3(signature = (executor, function, source, spread, timeout, buffersize))]
+pub(crate) fn map_calls<'py>(
+    py: Python<'py>,
     executor: Py<Executor>,
-    function: Bound<'_, PyAny>,
-    source: Py<PyAny>,
+    function: Bound<'py, PyAny>,
+    source: Bound<'py, PyAny>,
+    spread: bool,
     timeout: Option<f64>,
     buffersize: Option<usize>,
-) -> PyResult<Mapped> {
+) -> PyResult<Bound<'py, PyAny>> {
     executor.bind(py).get().check(&function)?;
+    let mut source = source;
+    if buffersize.is_none() {
+        let itertools = py.import("itertools")?;
+        match Batched::start(executor.bind(py).get(), &function, &source, spread, timeout)? {
+            Ok(lists) => return itertools.getattr("chain")?.call_method1("from_iterable", (lists,)),
+            Err(None) => {}
+            Err(Some(first)) => source = itertools.call_method1("chain", ((first,), &source))?,
+        }
+    }
     let window = Window::fixed(buffersize.unwrap_or(usize::MAX));
-    let mut state = State::new(executor, source, true, window, None);
+    let mut state = State::new(executor, source.unbind(), true, window, None);
     let mapped = Mapped {
         function: function.unbind(),
-        shape: Shape::Spread,
+        shape: if spread { Shape::Spread } else { Shape::Single },
         on_error: OnError::Bare,
         seed: None,
         owns_executor: false,
@@ -610,5 +770,8 @@ pub(crate) fn map_calls(
     *mapped.slot() = Some(state);
     filled?;
     // The input is read here and now, so its failure is raised here and now.
-    source_error.map_or(Ok(mapped), Err)
+    match source_error {
+        Some(error) => Err(error),
+        None => Ok(Bound::new(py, mapped)?.into_any()),
+    }
 }

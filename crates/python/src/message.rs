@@ -7,6 +7,8 @@ use std::os::fd::AsRawFd;
 
 use manyhands_os::segment::Segment;
 
+use crate::bulk::Manner;
+
 const TASK: u8 = 0;
 const OUTSIDE: u8 = 1;
 const READY: u8 = 2;
@@ -14,6 +16,11 @@ const NOT_READY: u8 = 3;
 const VALUE: u8 = 4;
 const ERROR: u8 = 5;
 const NOTE: u8 = 9;
+const PART: u8 = 6;
+
+const HAS_SEED: u8 = 1;
+const SPREADS: u8 = 2;
+const IS_TIMED: u8 = 4;
 
 /// The fixed part of a task; followed by the pickled function, if the worker does not know it, and the arguments.
 pub(crate) struct Task {
@@ -22,17 +29,30 @@ pub(crate) struct Task {
     /// Bytes of the pickled function; 0 if the worker knows it.
     pub(crate) function_len: u32,
     pub(crate) seed: Option<u64>,
+    /// How many items the arguments are, each for a call of its own; 0 for one call.
+    pub(crate) items: u32,
+    /// How to call the function with them.
+    pub(crate) manner: Manner,
+    /// Bytes of the pickled context before the items.
+    pub(crate) context_len: u32,
 }
 
 impl Task {
-    pub(crate) fn encode(&self) -> [u8; 26] {
-        let mut bytes = [0; 26];
+    pub(crate) fn encode(&self) -> [u8; 34] {
+        let mut bytes = [0; 34];
         bytes[0] = TASK;
         bytes[1..9].copy_from_slice(&self.serial.to_le_bytes());
         bytes[9..13].copy_from_slice(&self.function.to_le_bytes());
         bytes[13..17].copy_from_slice(&self.function_len.to_le_bytes());
-        bytes[17] = u8::from(self.seed.is_some());
+        let flags = [
+            (self.seed.is_some(), HAS_SEED),
+            (self.manner.spreads, SPREADS),
+            (self.manner.is_timed, IS_TIMED),
+        ];
+        bytes[17] = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum();
         bytes[18..26].copy_from_slice(&self.seed.unwrap_or(0).to_le_bytes());
+        bytes[26..30].copy_from_slice(&self.items.to_le_bytes());
+        bytes[30..34].copy_from_slice(&self.context_len.to_le_bytes());
         bytes
     }
 }
@@ -58,6 +78,16 @@ pub(crate) fn answer(serial: u64, has_failed: bool, run: u64, cpu: u64) -> [u8; 
     bytes[1..9].copy_from_slice(&serial.to_le_bytes());
     bytes[9..17].copy_from_slice(&run.to_le_bytes());
     bytes[17..25].copy_from_slice(&cpu.to_le_bytes());
+    bytes
+}
+
+/// Before the results of the next items of a batch.
+pub(crate) fn part(serial: u64, done: u32, failed: u32, run: u64) -> [u8; 25] {
+    let mut bytes = [PART; 25];
+    bytes[1..9].copy_from_slice(&serial.to_le_bytes());
+    bytes[9..13].copy_from_slice(&done.to_le_bytes());
+    bytes[13..17].copy_from_slice(&failed.to_le_bytes());
+    bytes[17..25].copy_from_slice(&run.to_le_bytes());
     bytes
 }
 
@@ -88,9 +118,29 @@ pub(crate) enum Order<'a> {
 pub(crate) enum Answer<'a> {
     Ready,
     NotReady(&'a [u8]),
-    Note { kind: u8, bytes: &'a [u8] },
-    Done { serial: u64, has_failed: bool, run: u64, cpu: u64, bytes: &'a [u8] },
-    Outside { descriptor: u32, len: u64 },
+    Note {
+        kind: u8,
+        bytes: &'a [u8],
+    },
+    Done {
+        serial: u64,
+        has_failed: bool,
+        run: u64,
+        cpu: u64,
+        bytes: &'a [u8],
+    },
+    /// Results of the next items of a batch: how many, how many of them failures, and the nanoseconds that they took.
+    Part {
+        serial: u64,
+        done: u32,
+        failed: u32,
+        run: u64,
+        bytes: &'a [u8],
+    },
+    Outside {
+        descriptor: u32,
+        len: u64,
+    },
 }
 
 /// Reads fields off the front of a message; `None` if it is too short.
@@ -122,8 +172,11 @@ pub(crate) fn read_order(bytes: &[u8]) -> Option<Order<'_>> {
     Some(match reader.byte()? {
         TASK => {
             let (serial, function, function_len) = (reader.u64()?, reader.u32()?, reader.u32()?);
-            let (has_seed, seed) = (reader.byte()?, reader.u64()?);
-            let task = Task { serial, function, function_len, seed: (has_seed == 1).then_some(seed) };
+            let (flags, seed, items) = (reader.byte()?, reader.u64()?, reader.u32()?);
+            let manner = Manner { spreads: flags & SPREADS != 0, is_timed: flags & IS_TIMED != 0 };
+            let seed = (flags & HAS_SEED != 0).then_some(seed);
+            let context_len = reader.u32()?;
+            let task = Task { serial, function, function_len, seed, items, manner, context_len };
             let (function, arguments) = reader.0.split_at_checked(function_len as usize)?;
             Order::Task { task, function, arguments }
         }
@@ -142,6 +195,10 @@ pub(crate) fn read_answer(bytes: &[u8]) -> Option<Answer<'_>> {
         kind @ (VALUE | ERROR) => {
             let (serial, run, cpu) = (reader.u64()?, reader.u64()?, reader.u64()?);
             Answer::Done { serial, has_failed: kind == ERROR, run, cpu, bytes: reader.0 }
+        }
+        PART => {
+            let (serial, done, failed, run) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u64()?);
+            Answer::Part { serial, done, failed, run, bytes: reader.0 }
         }
         OUTSIDE => Answer::Outside { descriptor: reader.u32()?, len: reader.u64()? },
         _ => return None,

@@ -137,13 +137,18 @@ fn pack_context(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
     Ok(Some(packed).filter(|packed| !packed.is_none()))
 }
 
+/// [`pack_context`] as bytes; none at all if there is nothing to send.
+pub(crate) fn dump_context(py: Python<'_>) -> PyResult<Vec<u8>> {
+    pack_context(py)?.map_or(Ok(Vec::new()), |packed| dump(&packed))
+}
+
 /// Sets variables that [`pack_context`] packed, in the calling thread's context.
 pub(crate) fn apply_context(packed: &Bound<'_, PyAny>) -> PyResult<()> {
     static APPLY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     APPLY.import(packed.py(), "manyhands.executors._context", "apply")?.call1((packed,)).map(drop)
 }
 
-fn cannot_send(error: PyErr, name: &str, py: Python<'_>) -> PyErr {
+pub(crate) fn cannot_send(error: PyErr, name: &str, py: Python<'_>) -> PyErr {
     unpicklable(py, error, &format!("could not send the arguments of `{name}` to a worker process"))
 }
 
@@ -215,10 +220,25 @@ impl Reply {
         if !self.has_failed {
             return Ok(read.unbind());
         }
-        let (exception, traceback): (Bound<'_, PyAny>, String) = read.extract()?;
-        let remote = error::remote_traceback(py)?.call1((traceback,))?;
-        let error = PyErr::from_value(exception);
-        error.set_cause(py, Some(PyErr::from_value(remote)));
-        Err(error)
+        Err(failure(&read))
     }
+}
+
+/// Reads a pickled pair of exception and traceback text, as what is to be raised.
+pub(crate) fn read_failure(py: Python<'_>, bytes: &[u8]) -> PyErr {
+    load(py, bytes).map_or_else(|error| error, |pair| failure(&pair))
+}
+
+/// The exception of such a pair, with the worker's traceback as its cause.
+fn failure(pair: &Bound<'_, PyAny>) -> PyErr {
+    let py = pair.py();
+    let read = pair.extract::<(Bound<'_, PyAny>, Option<String>)>().and_then(|(exception, traceback)| {
+        let error = PyErr::from_value(exception);
+        if let Some(traceback) = traceback {
+            let remote = error::remote_traceback(py)?.call1((traceback,))?;
+            error.set_cause(py, Some(PyErr::from_value(remote)));
+        }
+        Ok(error)
+    });
+    read.unwrap_or_else(|error| error)
 }

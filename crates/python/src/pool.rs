@@ -19,6 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::attempt::{Ended, Ran};
+use crate::bulk::Bulk;
 use crate::call::{Call, Work};
 use crate::detail::Detail;
 use crate::error;
@@ -267,14 +268,56 @@ impl Pool {
         work: Work,
         detail: Option<Box<Detail>>,
     ) -> PyResult<Bound<'py, Future>> {
+        let order = detail.as_ref().map_or_else(Order::default, |detail| detail.order());
+        self.enqueue(py, 1, order, || Future::create_for(py, self, work, detail))
+    }
+
+    /// Whether many items may be submitted at once.
+    pub(crate) fn takes_bulks(&self) -> bool {
+        self.model == Model::Processes
+    }
+
+    /// Queues items, by their token.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub(crate) fn submit_bulk<'py>(
+        self: &Arc<Self>,
+        py: Python<'py>,
+        bulk: &Arc<Bulk>,
+    ) -> PyResult<Bound<'py, Future>> {
+        let mut detail = Detail::new(None, None, bulk.submitted);
+        detail.bulk = Some(Arc::clone(bulk));
+        self.enqueue(py, bulk.len() as u64, Order::default(), || Future::create_token(py, Box::new(detail)))
+    }
+
+    /// Takes a bulk's items from the workers, ending those that are at some of them.
+    pub(crate) fn give_up_bulk(self: &Arc<Self>, py: Python<'_>, bulk: &Arc<Bulk>) -> PyResult<()> {
+        let runners = {
+            let mut shared = self.shared();
+            let Shared { crew, scheduler, statistics, .. } = &mut *shared;
+            match crew {
+                Crew::Processes(crew) => crew.give_up_bulk(bulk, Queue { scheduler, statistics }),
+                _ => Vec::new(),
+            }
+        };
+        runners.iter().try_for_each(|hand| supervisor::kill(py, hand, supervisor::GRACE))
+    }
+
+    fn enqueue<'py>(
+        self: &Arc<Self>,
+        py: Python<'py>,
+        calls: u64,
+        order: Order,
+        make: impl FnOnce() -> PyResult<Bound<'py, Future>>,
+    ) -> PyResult<Bound<'py, Future>> {
         if self.is_forked() {
             return Err(forked(py));
         }
         if EXITING.load(Ordering::Relaxed) {
             return Err(exiting(py));
         }
-        let order = detail.as_ref().map_or_else(Order::default, |detail| detail.order());
-        let future = Future::create_for(py, self, work, detail)?;
+        let future = make()?;
         let task = future.clone().unbind();
         let refused = {
             let mut shared = self.shared();
@@ -282,7 +325,7 @@ impl Pool {
                 Err((task, shared.broken))
             } else {
                 let age = shared.scheduler.push(task, order);
-                shared.statistics.submitted += 1;
+                shared.statistics.submitted += calls;
                 Ok((age, shared.wake(None)))
             }
         };

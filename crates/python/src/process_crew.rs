@@ -14,6 +14,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,11 +27,13 @@ use manyhands_os::ring::{self, Consumer, Producer, PushError};
 use manyhands_os::segment::Segment;
 use pyo3::prelude::*;
 
+use crate::bulk::{self, Batch, Bulk, Manner};
 use crate::call::Work;
 use crate::detail::Detail;
+use crate::draft;
 use crate::future::Future;
 use crate::message::{self, Task};
-use crate::parcel::Parcel;
+use crate::parcel::{Function, Parcel};
 
 /// Bytes of each ring.
 pub(crate) const RING: usize = 1 << 20;
@@ -43,10 +46,16 @@ pub(crate) const RELEASED: usize = 2 * RING / 8;
 pub(crate) const STOPPED: usize = RELEASED + 1;
 /// Set by a worker that claims no more tasks, before it answers its last: it has run its share, or grown too large.
 pub(crate) const RETIRED: usize = STOPPED + 1;
-const SEGMENT: usize = 2 * RING + 64;
+/// Where a worker writes down [how far it is](crate::draft) in a batch.
+pub(crate) const DRAFT: usize = RELEASED + 8;
+pub(crate) const SEGMENT: usize = DRAFT * 8 + draft::BYTES;
 /// How much work is put ahead of a worker: enough to bridge the time until the next look, no more.
 const AHEAD: Duration = Duration::from_millis(1);
 const MOST_AHEAD: u32 = 256;
+/// How long a worker shall be busy with one batch of items: long enough for the way there and back not to count.
+const BATCH: Duration = Duration::from_millis(1);
+/// How many batches a worker has at once: one to work on, and one to go on with.
+const BATCHES: usize = 2;
 /// Work put ahead of a busy worker is taken back for an idle one if it would take longer than this.
 const WORTH_TAKING: Duration = Duration::from_micros(200);
 /// How many workers may end before they are ready, one after the other, before the pool gives up.
@@ -138,11 +147,52 @@ impl ProcessHand {
     }
 }
 
+/// What a worker has to do.
+pub(crate) enum Freight {
+    Call { future: Py<Future>, parcel: Parcel },
+    Batch(Batch),
+}
+
+impl Freight {
+    pub(crate) fn function(&self) -> &Arc<Function> {
+        match self {
+            Self::Call { parcel, .. } => &parcel.function,
+            Self::Batch(batch) => &batch.bulk.function,
+        }
+    }
+
+    /// What the function is to be called with; of a batch the context and the items.
+    fn arguments(&self) -> [&[u8]; 2] {
+        match self {
+            Self::Call { parcel, .. } => [&parcel.arguments, &[]],
+            Self::Batch(batch) => [&batch.bulk.context, batch.bulk.bytes(&batch.items)],
+        }
+    }
+
+    fn detail(&self) -> Option<&Detail> {
+        match self {
+            Self::Call { future, .. } => future.get().detail(),
+            Self::Batch(_) => None,
+        }
+    }
+
+    fn is(&self, other: &Bound<'_, Future>) -> bool {
+        matches!(self, Self::Call { future, .. } if future.is(other))
+    }
+
+    /// How many calls of the function are to be made.
+    fn calls(&self) -> u64 {
+        match self {
+            Self::Call { .. } => 1,
+            Self::Batch(batch) => batch.items.len() as u64,
+        }
+    }
+}
+
 /// A task that was pushed to a worker.
 pub(crate) struct Flight {
-    pub(crate) future: Py<Future>,
-    pub(crate) parcel: Parcel,
-    age: u64,
+    pub(crate) freight: Freight,
+    pub(crate) age: u64,
     pub(crate) serial: u64,
     /// When the worker can have begun it: when it was pushed, or when the one before it was answered.
     pub(crate) began: Option<Tick>,
@@ -156,15 +206,18 @@ pub(crate) struct Flight {
 impl Flight {
     /// Keeps the call for another attempt and for messages, before its future is settled.
     pub(crate) fn remember(&self, py: Python<'_>) -> PyResult<()> {
-        match self.future.get().detail() {
-            Some(detail) => detail.keep_origin(py, &Work::Parcel(self.parcel.clone())),
-            None => Ok(()),
+        match &self.freight {
+            Freight::Call { future, parcel } => match future.get().detail() {
+                Some(detail) => detail.keep_origin(py, &Work::Parcel(parcel.clone())),
+                None => Ok(()),
+            },
+            Freight::Batch(_) => Ok(()),
         }
     }
 
     fn begin(&mut self, now: Tick, name: &str) {
         self.began = Some(now);
-        if let Some(detail) = self.future.get().detail() {
+        if let Some(detail) = self.freight.detail() {
             self.deadline = detail.begin_detached(self.age, now, name);
         }
     }
@@ -213,26 +266,46 @@ impl Worker {
         (most as usize).saturating_sub(self.flights.len())
     }
 
-    /// Takes note of an answer: how long the task took, and that the ring has room.
+    /// How many items of a bulk it shall do in one go; 0 if it has enough to do.
+    fn batch_len(&self) -> usize {
+        if self.flights.len() < BATCHES { bulk::batch_len(self.mean, BATCH) } else { 0 }
+    }
+
+    /// Takes note of an answer: how long a call took, and that the ring has room.
     pub(crate) fn learn(&mut self, run: Duration) {
         self.is_full = false;
-        self.mean = Some(self.mean.map_or(run, |mean| (mean * 7 + run) / 8));
+        self.mean = Some(match self.mean {
+            // The first call may have had to import; what is much faster than expected is the rule from now on.
+            Some(mean) if run < mean / 4 => (mean / 4 + run) / 2,
+            Some(mean) => (mean * 7 + run) / 8,
+            None => run,
+        });
     }
 
     /// Pushes a task, with its function if the worker does not know it.
     fn push(&mut self, mut flight: Flight, must_wake: &mut bool) -> Result<(), (Box<Flight>, Refusal)> {
-        let function = &flight.parcel.function;
-        let pickled: &[u8] = if self.known.contains(&function.number) { &[] } else { &function.bytes };
+        let function = flight.freight.function();
+        let number = function.number;
+        let pickled: &[u8] = if self.known.contains(&number) { &[] } else { &function.bytes };
+        let (seed, items, manner) = match &flight.freight {
+            Freight::Call { parcel, .. } => (parcel.seed, 0, Manner::default()),
+            Freight::Batch(batch) => (None, batch.items.len(), batch.bulk.manner),
+        };
+        let [context, arguments] = flight.freight.arguments();
+        let context_len = if items > 0 { context.len() } else { 0 };
         let task = Task {
             serial: flight.serial,
-            function: function.number,
+            function: number,
             function_len: u32::try_from(pickled.len()).unwrap_or(u32::MAX),
-            seed: flight.parcel.seed,
+            seed,
+            items: u32::try_from(items).unwrap_or(u32::MAX),
+            manner,
+            context_len: u32::try_from(context_len).unwrap_or(u32::MAX),
         };
-        match send(&mut self.tasks, flight.serial, &[&task.encode(), pickled, &flight.parcel.arguments]) {
+        match send(&mut self.tasks, flight.serial, &[&task.encode(), pickled, context, arguments]) {
             Ok((wake, outside)) => {
                 *must_wake |= wake;
-                flight.brings_function = self.known.insert(function.number);
+                flight.brings_function = self.known.insert(number);
                 flight.outside = outside;
                 self.flights.push_back(flight);
                 Ok(())
@@ -247,7 +320,7 @@ impl Worker {
         self.is_full &= count == 0;
         let taken: Vec<Flight> = self.flights.drain(self.flights.len() - count..).rev().collect();
         for flight in taken.iter().filter(|flight| flight.brings_function) {
-            self.known.remove(&flight.parcel.function.number);
+            self.known.remove(&flight.freight.function().number);
         }
         taken
     }
@@ -277,6 +350,15 @@ impl Worker {
             flight.begin(now, &self.name);
         }
         Some(flight)
+    }
+
+    /// The first task, if it is the one that an answer is about.
+    pub(crate) fn expect_answer(&mut self, serial: u64) -> Result<&mut Flight, String> {
+        match self.flights.front_mut() {
+            None => Err("it answered what nobody asked".to_owned()),
+            Some(front) if front.serial == serial => Ok(front),
+            Some(front) => Err(format!("it answered task {serial}, expected {}", front.serial)),
+        }
     }
 
     /// Takes the first task, which was answered or has failed with its worker.
@@ -383,10 +465,24 @@ impl ProcessCrew {
         while let Some(index) = self.least_busy() {
             match scheduler.pop(now) {
                 Pop::Ready { task, age } => {
-                    statistics.started += 1;
-                    task.get().pass_gate();
-                    let queue = Queue { scheduler, statistics };
-                    self.push(index, task, age, now, queue, &mut dispatched);
+                    let mut queue = Queue { scheduler, statistics };
+                    let bulk = task.get().detail().and_then(|detail| detail.bulk.clone());
+                    let Some(bulk) = bulk else {
+                        task.get().pass_gate();
+                        self.push_call(index, task, age, now, queue, &mut dispatched);
+                        continue;
+                    };
+                    let most = self.workers[index].batch_len();
+                    if most > 0
+                        && let Some(items) = bulk.carve(most, self.max)
+                    {
+                        let freight = Freight::Batch(Batch { bulk: Arc::clone(&bulk), items, done: 0 });
+                        self.push(index, freight, age, now, &mut queue, &mut dispatched);
+                    }
+                    queue.put_back(&bulk, task, age);
+                    if most == 0 {
+                        break;
+                    }
                 }
                 Pop::Wait(at) => {
                     self.until = Some(at);
@@ -405,24 +501,37 @@ impl ProcessCrew {
         dispatched
     }
 
-    fn push(
+    fn push_call(
         &mut self,
         index: usize,
-        task: Py<Future>,
+        future: Py<Future>,
         age: u64,
         now: Tick,
         mut queue: Queue<'_>,
         dispatched: &mut Dispatched,
     ) {
-        let Some(Work::Parcel(parcel)) = task.get().start_detached() else {
-            self.cancelled.push(task);
-            return;
-        };
+        match future.get().start_detached() {
+            Some(Work::Parcel(parcel)) => {
+                self.push(index, Freight::Call { future, parcel }, age, now, &mut queue, dispatched);
+            }
+            _ => self.cancelled.push(future),
+        }
+    }
+
+    fn push(
+        &mut self,
+        index: usize,
+        freight: Freight,
+        age: u64,
+        now: Tick,
+        queue: &mut Queue<'_>,
+        dispatched: &mut Dispatched,
+    ) {
+        queue.statistics.started += freight.calls();
         let serial = self.next_serial;
         self.next_serial += 1;
         let flight = Flight {
-            future: task,
-            parcel,
+            freight,
             age,
             serial,
             began: None,
@@ -534,22 +643,37 @@ impl ProcessCrew {
     /// What the worker has not claimed it is not given any more. A worker answers one task before it claims the next,
     /// so the last of the claimed ones is the only one that can be running: nobody else's task is hit.
     pub(crate) fn give_up(&mut self, future: &Bound<'_, Future>, mut queue: Queue<'_>) -> GivenUp {
-        let has_it = |worker: &&mut Worker| worker.flights.iter().any(|flight| flight.future.is(future));
+        let has_it = |worker: &&mut Worker| worker.flights.iter().any(|flight| flight.freight.is(future));
         let Some(worker) = self.workers.iter_mut().find(has_it) else { return GivenUp::default() };
         let mut given_up = GivenUp::default();
         for flight in worker.take_back(usize::MAX) {
-            if flight.future.is(future) {
+            if flight.freight.is(future) {
                 queue.statistics.started = queue.statistics.started.saturating_sub(1);
                 given_up.flight = Some(flight);
             } else {
                 queue.give_back(flight);
             }
         }
-        if worker.flights.back().is_some_and(|last| last.future.is(future)) && !worker.is_leaving {
+        if worker.flights.back().is_some_and(|last| last.freight.is(future)) && !worker.is_leaving {
             given_up.flight = worker.condemn();
             given_up.runner = Some(Arc::clone(&worker.hand));
         }
         given_up
+    }
+
+    /// Takes the items of `bulk` from the workers that have them; those that work on some are to be ended.
+    pub(crate) fn give_up_bulk(&mut self, bulk: &Arc<Bulk>, mut queue: Queue<'_>) -> Vec<Arc<ProcessHand>> {
+        let is_its = |flight: &Flight| matches!(&flight.freight, Freight::Batch(batch) if Arc::ptr_eq(&batch.bulk, bulk));
+        bulk.give_up();
+        let mut runners = Vec::new();
+        for worker in self.workers.iter_mut().filter(|worker| worker.flights.iter().any(is_its)) {
+            worker.take_back(usize::MAX).into_iter().for_each(|flight| queue.give_back(flight));
+            if worker.flights.back().is_some_and(is_its) && !worker.is_leaving && worker.condemn().is_some() {
+                queue.statistics.interrupted += 1;
+                runners.push(Arc::clone(&worker.hand));
+            }
+        }
+        runners
     }
 
     /// Takes the tasks that have passed their limits; their workers are to be ended. See [`give_up`](Self::give_up).
@@ -652,18 +776,42 @@ pub(crate) struct Queue<'a> {
 impl Queue<'_> {
     /// Queues a task again, as if it had not been handed out. Its gate has let it pass already.
     fn give_back(&mut self, flight: Flight) {
-        self.statistics.started = self.statistics.started.saturating_sub(1);
-        let future = flight.future.get();
+        self.statistics.started = self.statistics.started.saturating_sub(flight.freight.calls());
+        let (token, parcel) = match flight.freight {
+            Freight::Call { future, parcel } => (future, parcel),
+            Freight::Batch(batch) => return self.return_items(&batch.bulk, batch.items, flight.age),
+        };
+        let future = token.get();
         if let Some(detail) = future.detail().filter(|_| flight.began.is_some()) {
             let mut history = detail.history();
             history.attempts = history.attempts.saturating_sub(1);
         }
-        if future.requeue(Work::Parcel(flight.parcel)).is_err() {
+        if future.requeue(Work::Parcel(parcel)).is_err() {
             // It is just being cancelled: whoever does that gives back its place behind its gate.
             return;
         }
         let order = future.detail().map_or_else(Order::default, Detail::order);
         let order = Order { gate: None, not_before: None, age: Some(flight.age), ..order };
-        self.scheduler.push(flight.future, order);
+        self.scheduler.push(token, order);
+    }
+
+    /// Takes back what is left of a batch that its worker has ended.
+    pub(crate) fn take_rest(&mut self, batch: &Batch, age: u64) {
+        self.statistics.started = self.statistics.started.saturating_sub(batch.items.len() as u64);
+        self.return_items(&batch.bulk, batch.items.clone(), age);
+    }
+
+    /// Takes items back that nobody has worked on.
+    fn return_items(&mut self, bulk: &Bulk, items: Range<usize>, age: u64) {
+        if let Some(token) = bulk.give_back(items) {
+            self.scheduler.push(token, Order { age: Some(age), ..Order::default() });
+        }
+    }
+
+    /// Queues a bulk's token again while there is something to hand out.
+    fn put_back(&mut self, bulk: &Bulk, token: Py<Future>, age: u64) {
+        if let Some(token) = bulk.keep(token) {
+            self.scheduler.push(token, Order { age: Some(age), ..Order::default() });
+        }
     }
 }

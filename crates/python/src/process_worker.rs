@@ -14,17 +14,26 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::bulk::Manner;
+use crate::draft::Draft;
+use crate::enter::Turn;
 use crate::lines::{Lines, STREAMS};
 use crate::message::{self, Order, Task};
 use crate::native;
 use crate::parcel;
 use crate::pool;
-use crate::process_crew::{INLINE, RELEASED, RETIRED, RING, STOPPED};
+use crate::process_crew::{INLINE, RELEASED, RETIRED, RING, SEGMENT, STOPPED};
+use crate::wire::{self, Reader};
 
 /// How long an idle worker looks for its next task before it sleeps.
 const LOOK: Duration = Duration::from_micros(50);
 /// How often a worker whose answers find no room looks again.
 const FULL: Duration = Duration::from_millis(1);
+
+/// After how many items of a batch to look at the clock and for other threads.
+const LOOK_AROUND: u32 = 16;
+/// A batch that turns out to take longer is given back.
+const LONGEST_BATCH: Duration = Duration::from_millis(10);
 
 /// What a worker holds.
 struct Body {
@@ -54,10 +63,15 @@ impl Body {
         self.segment.words()[RETIRED].load(Ordering::Relaxed) != 0
     }
 
-    /// Takes note of a task that was run. Announced before its answer, so that nothing is put ahead after it.
-    fn count_task(&mut self) {
+    /// How many of so many tasks it may still run.
+    fn share_of(&self, tasks: u32) -> u32 {
+        self.share.tasks.map_or(tasks, |most| tasks.min(u32::try_from(most).unwrap_or(u32::MAX)))
+    }
+
+    /// Takes note of tasks that were run. Announced before their answer, so that nothing is put ahead after it.
+    fn count_tasks(&mut self, count: u32) {
         if let Some(tasks) = &mut self.share.tasks {
-            *tasks = tasks.saturating_sub(1);
+            *tasks = tasks.saturating_sub(count.into());
         }
         let is_large = |most: u64| manyhands_os::memory::resident().is_ok_and(|held| held > most);
         if self.share.tasks == Some(0) || self.share.memory.is_some_and(is_large) {
@@ -154,6 +168,9 @@ impl ProcessWorker {
                 if !function.is_empty() {
                     body.functions.insert(task.function, parcel::load(py, function).map(Bound::unbind));
                 }
+                if task.items > 0 {
+                    return self.run_batch(py, body, &task, arguments);
+                }
                 self.run_task(py, body, &task, arguments)
             }
             Some(Order::Outside { descriptor, len, serial }) if may_be_outside => {
@@ -173,8 +190,7 @@ impl ProcessWorker {
         let cpu = clock::thread_cpu().saturating_sub(cpu);
         self.flush_all(py)?;
         let (has_failed, bytes) = pack(py, result)?;
-        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        body.count_task();
+        body.count_tasks(1);
         let header = message::answer(task.serial, has_failed, nanoseconds(run), nanoseconds(cpu));
         match self.answer(py, body, task.serial, &[&header, &bytes]) {
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
@@ -190,23 +206,170 @@ impl ProcessWorker {
         (0..STREAMS).try_for_each(|stream| self.flush(py, stream))
     }
 
+    /// Runs the items of a batch, as long as that does not take too long; what is left the pool takes back.
+    fn run_batch(&self, py: Python<'_>, body: &mut Body, task: &Task, items: &[u8]) -> PyResult<()> {
+        let (began, cpu) = (clock::now(), clock::thread_cpu());
+        let segment = Arc::clone(&body.segment);
+        let draft = Draft::begin(&segment, task.serial);
+        let malformed = || PyRuntimeError::new_err("the pool sent a batch that is too short");
+        let (variables, items) = items.split_at_checked(task.context_len as usize).ok_or_else(malformed)?;
+        let context = native::copy_current_context(py)?;
+        if !variables.is_empty() {
+            let variables = parcel::load(py, variables)?;
+            native::in_context(&context, || parcel::apply_context(&variables))?;
+        }
+        let mut turn = Turn::begin(began);
+        let (mut reader, mut results) = (Reader::new(items), Results::default());
+        let mut part_began = began;
+        let last = body.share_of(task.items);
+        for index in 1..=last {
+            let from = results.bytes.len();
+            let before = task.manner.is_timed.then(clock::now);
+            let function = function_of(py, body, task);
+            let result = native::in_context(&context, || call_item(function, task.manner, &mut reader, py));
+            results.add(py, result, before.map(|before| clock::now() - before))?;
+            draft.note(results.done, &results.bytes, from);
+            let is_long = index % LOOK_AROUND == 0 && {
+                let now = clock::now();
+                turn.give_way(py, now);
+                now - began > LONGEST_BATCH
+            };
+            if index == last || is_long || Draft::is_full(results.bytes.len()) {
+                let now = clock::now();
+                self.send_part(py, body, task, &mut results, now - part_began)?;
+                draft.clear(index);
+                part_began = now;
+            }
+            if is_long || index == last {
+                body.count_tasks(index);
+                break;
+            }
+        }
+        let (run, cpu) = (clock::now() - began, clock::thread_cpu().saturating_sub(cpu));
+        let header = message::answer(task.serial, false, nanoseconds(run), nanoseconds(cpu));
+        self.answer(py, body, task.serial, &[&header])
+    }
+
+    fn send_part(
+        &self,
+        py: Python<'_>,
+        body: &mut Body,
+        task: &Task,
+        results: &mut Results,
+        run: Duration,
+    ) -> PyResult<()> {
+        self.flush_all(py)?;
+        let header = message::part(task.serial, results.done, results.failed, nanoseconds(run));
+        let sent = self.answer(py, body, task.serial, &[&header, &results.bytes]);
+        if let Err(error) = sent {
+            if !error.is_instance_of::<PyOSError>(py) {
+                return Err(error);
+            }
+            // There is no memory for so much: every one of them is told so.
+            let pickled = pack(py, Err(explain_unsent(py, "result", &error)))?.1;
+            let done = results.done;
+            *results = Results::default();
+            for _ in 0..done {
+                results.add_failure(&pickled, task.manner.is_timed.then_some(Duration::ZERO));
+            }
+            let header = message::part(task.serial, results.done, results.failed, nanoseconds(run));
+            self.answer(py, body, task.serial, &[&header, &results.bytes])?;
+        }
+        *results = Results::default();
+        Ok(())
+    }
+
     /// Answers that a task's `what` could not be sent: the machine has no room for it.
     fn fail(&self, py: Python<'_>, body: &mut Body, serial: u64, what: &str, error: PyErr) -> PyResult<()> {
-        let explained =
-            PyOSError::new_err(format!("could not send the {what} of a task: {}", error.value(py)));
-        explained.set_cause(py, Some(error));
-        let (_, bytes) = pack(py, Err(explained))?;
+        let (_, bytes) = pack(py, Err(explain_unsent(py, what, &error)))?;
         let header = message::answer(serial, true, 0, 0);
         self.answer(py, body, serial, &[&header, &bytes])
     }
 }
 
-fn call<'py>(py: Python<'py>, body: &Body, task: &Task, arguments: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let function = match body.functions.get(&task.function) {
-        Some(Ok(function)) => function.bind(py).clone(),
-        Some(Err(error)) => return Err(error.clone_ref(py)),
-        None => return Err(PyRuntimeError::new_err("the worker was not sent the function")),
+fn explain_unsent(py: Python<'_>, what: &str, error: &PyErr) -> PyErr {
+    let text = format!("could not send the {what} of a task: {}", error.value(py));
+    let explained = PyOSError::new_err(text);
+    explained.set_cause(py, Some(error.clone_ref(py)));
+    explained
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Results of items that were not sent yet.
+#[derive(Default)]
+struct Results {
+    bytes: Vec<u8>,
+    done: u32,
+    failed: u32,
+}
+
+impl Results {
+    fn add(
+        &mut self,
+        py: Python<'_>,
+        result: PyResult<Bound<'_, PyAny>>,
+        time: Option<Duration>,
+    ) -> PyResult<()> {
+        let before = self.bytes.len();
+        self.begin(time);
+        let error = match result {
+            Ok(value) => match wire::encode(&value, &mut self.bytes) {
+                Ok(()) => return Ok(()),
+                Err(error) => explain_unpickled(&value, error)?,
+            },
+            Err(error) => error,
+        };
+        let pickled = pack(py, Err(error))?.1;
+        self.bytes.truncate(before);
+        self.done -= 1;
+        self.add_failure(&pickled, time);
+        Ok(())
+    }
+
+    fn add_failure(&mut self, pickled: &[u8], time: Option<Duration>) {
+        self.begin(time);
+        self.failed += 1;
+        wire::encode_failure(pickled, &mut self.bytes);
+    }
+
+    fn begin(&mut self, time: Option<Duration>) {
+        self.done += 1;
+        if let Some(time) = time {
+            let tenths = u32::try_from(time.as_nanos() / 100).unwrap_or(u32::MAX);
+            self.bytes.extend(tenths.to_le_bytes());
+        }
+    }
+}
+
+/// The function of a task, if it could be read.
+fn function_of<'py>(py: Python<'py>, body: &Body, task: &Task) -> PyResult<Bound<'py, PyAny>> {
+    match body.functions.get(&task.function) {
+        Some(Ok(function)) => Ok(function.bind(py).clone()),
+        Some(Err(error)) => Err(error.clone_ref(py)),
+        None => Err(PyRuntimeError::new_err("the worker was not sent the function")),
+    }
+}
+
+fn call_item<'py>(
+    function: PyResult<Bound<'py, PyAny>>,
+    manner: Manner,
+    items: &mut Reader<'_>,
+    py: Python<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let item = items.decode(py);
+    let (function, item) = (function?, item?);
+    let result = match (manner.spreads, item.cast::<PyTuple>()) {
+        (true, Ok(args)) => native::call(&function, args, None)?,
+        _ => function.call1((item,))?,
     };
+    crate::thread_crew::refuse_coroutine(&function, result, "in a worker process")
+}
+
+fn call<'py>(py: Python<'py>, body: &Body, task: &Task, arguments: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let function = function_of(py, body, task)?;
     let (args, kwargs, variables) = if arguments.is_empty() {
         (PyTuple::empty(py), None, None)
     } else {
@@ -236,11 +399,7 @@ fn pack(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> PyResult<(bool, V
     let error = match result {
         Ok(value) => match parcel::dump(&value) {
             Ok(bytes) => return Ok((false, bytes)),
-            Err(error) => {
-                let kind = value.get_type().fully_qualified_name()?;
-                let what = format!("could not send the result, a {kind}, back from the worker process");
-                parcel::unpicklable(py, error, &what)
-            }
+            Err(error) => explain_unpickled(&value, error)?,
         },
         Err(error) => error,
     };
@@ -258,6 +417,12 @@ fn pack(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> PyResult<(bool, V
     ))?;
     let pair = (stand_in, traceback).into_pyobject(py)?;
     Ok((true, parcel::dump(pair.as_any())?))
+}
+
+fn explain_unpickled(value: &Bound<'_, PyAny>, error: PyErr) -> PyResult<PyErr> {
+    let kind = value.get_type().fully_qualified_name()?;
+    let what = format!("could not send the result, a {kind}, back from the worker process");
+    Ok(parcel::unpicklable(value.py(), error, &what))
 }
 
 fn format_exception(error: &PyErr, py: Python<'_>) -> PyResult<String> {
@@ -282,7 +447,7 @@ impl ProcessWorker {
         max_memory: Option<u64>,
     ) -> PyResult<Self> {
         let segment = Arc::new(Segment::from_fd(own(segment)?)?);
-        if segment.words().len() <= RETIRED {
+        if segment.len() < SEGMENT {
             return Err(PyRuntimeError::new_err("the segment is too small to be a worker's"));
         }
         let fault = |error: ring::RingError| PyRuntimeError::new_err(error.to_string());

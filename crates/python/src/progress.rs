@@ -39,6 +39,12 @@ impl Counts {
         self.retried.fetch_add(retries, Ordering::Relaxed);
     }
 
+    /// Counts settled items, none of which was retried.
+    pub(crate) fn add_many(&self, done: u64, failed: u64) {
+        self.done.fetch_add(done, Ordering::Relaxed);
+        self.failed.fetch_add(failed, Ordering::Relaxed);
+    }
+
     /// Sets the final counts: the map may be over before everybody who counts has been heard.
     pub(crate) fn settle(&self, done: u64, failed: u64, retried: u64) {
         self.done.store(done, Ordering::Relaxed);

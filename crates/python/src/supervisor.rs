@@ -17,13 +17,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::attempt::{self, Ended as HowEnded, Ran};
+use crate::bulk::{Batch, Part};
+use crate::draft;
 use crate::error;
 use crate::future::{Future, Outcome, Rest};
 use crate::message::{self, Answer};
-use crate::parcel::Reply;
+use crate::parcel::{self, Reply};
 use crate::pool::{Crew, Pool, Shared};
-use crate::process_crew::{Ended, Flight, ProcessCrew, ProcessHand, Queue, Worker};
-use crate::waiter::Wakes;
+use crate::process_crew::{Ended, Flight, Freight, ProcessCrew, ProcessHand, Queue, Worker};
+use crate::waiter::{Mailbox, Wakes};
+use crate::wire;
 
 /// How long a worker may take to end by itself after SIGTERM.
 pub(crate) const GRACE: f64 = 0.5;
@@ -34,6 +37,9 @@ const LONGEST: Duration = Duration::from_secs(31_536_000);
 
 /// How a worker ended that nobody could be asked about any more.
 const KILLED: Ended = Ended { exitcode: -9, peak_memory: 0 };
+
+/// A mailbox, and what to put into it.
+type Letter = (Arc<Mailbox>, u64);
 
 /// An answer that somebody with the interpreter has to handle.
 enum Errand {
@@ -55,6 +61,8 @@ enum Errand {
     NoWorker(io::Error),
     /// A task can be sent to no worker.
     Unsendable(Flight, io::Error),
+    /// An asyncio task waits for a part of a bulk.
+    Letter(Letter),
     /// A worker says nonsense: end it.
     Mad(Arc<ProcessHand>, String),
 }
@@ -231,6 +239,10 @@ impl Supervisor {
                 let reply = Reply { has_failed, bytes: bytes.to_vec() };
                 self.done(hand, serial, Duration::from_nanos(run), Duration::from_nanos(cpu), reply)
             }
+            Some(Answer::Part { serial, done, failed, run, bytes }) => {
+                let results = Results { done, failed, run: Duration::from_nanos(run), bytes: bytes.to_vec() };
+                self.part(hand, serial, results)
+            }
             Some(Answer::Outside { descriptor, len }) if may_be_outside => {
                 let pid = hand.process().pid.ok_or("it answered before it was started")?;
                 let message =
@@ -259,20 +271,22 @@ impl Supervisor {
         if worker.condemned.take_if(|condemned| *condemned == serial).is_some() {
             return Ok(());
         }
-        let Some(front) = worker.flights.front() else {
-            return Err("it answered what nobody asked".to_owned());
-        };
-        if front.serial != serial {
-            return Err(format!("it answered task {serial}, expected {}", front.serial));
+        worker.expect_answer(serial)?;
+        if !matches!(worker.flights.front(), Some(Flight { freight: Freight::Batch(_), .. })) {
+            worker.learn(run);
         }
-        worker.learn(run);
         let Some(flight) = worker.answered(now) else { return Ok(()) };
         if hand.has_retired() {
             crew.retire(hand, Queue { scheduler, statistics });
         }
+        if let Freight::Batch(batch) = &flight.freight {
+            Queue { scheduler, statistics }.take_rest(batch, flight.age);
+            return Ok(());
+        }
         let began = flight.began.unwrap_or(now);
         let outcome = Outcome::Reply(Arc::new(reply));
-        let future = flight.future.get();
+        let Freight::Call { future, parcel } = &flight.freight else { return Ok(()) };
+        let future = future.get();
         if let Some(detail) = future.detail() {
             attempt::measure(detail, run, cpu);
             if detail.policy.is_some() {
@@ -287,13 +301,40 @@ impl Supervisor {
             true => HowEnded::Failed,
             false => HowEnded::Succeeded,
         };
-        shared.record(&Ran { ended, waited: began - flight.parcel.submitted, began }, now);
+        shared.record(&Ran { ended, waited: began - parcel.submitted, began }, now);
         drop(shared);
-        match future.finish_detached(outcome, &mut self.wakes) {
-            Rest::Nothing => {}
-            rest => self.errands.push(Errand::Rest(flight.future, rest)),
+        match (future.finish_detached(outcome, &mut self.wakes), flight.freight) {
+            (Rest::Nothing, _) | (_, Freight::Batch(_)) => {}
+            (rest, Freight::Call { future, .. }) => self.errands.push(Errand::Rest(future, rest)),
         }
         Ok(())
+    }
+
+    /// The next items of a worker's first batch were answered.
+    fn part(&mut self, hand: &Arc<ProcessHand>, serial: u64, results: Results) -> Result<(), String> {
+        let mut shared = self.pool.shared();
+        let Shared { crew: Crew::Processes(crew), statistics, .. } = &mut *shared else { return Ok(()) };
+        let Some(worker) = crew.worker_of(hand) else { return Ok(()) };
+        if worker.condemned == Some(serial) {
+            return Ok(());
+        }
+        worker.learn(results.run / results.done.max(1));
+        let flight = worker.expect_answer(serial)?;
+        let began = flight.began;
+        let Freight::Batch(batch) = &mut flight.freight else {
+            return Err("it answered a call as if it were a batch".to_owned());
+        };
+        let letter = settle(batch, began, results, statistics)?;
+        drop(shared);
+        self.post(letter);
+        Ok(())
+    }
+
+    /// Tells a consumer of a part.
+    fn post(&mut self, (mailbox, number): Letter) {
+        if !mailbox.put_detached(number, &mut self.wakes) {
+            self.errands.push(Errand::Letter((mailbox, number)));
+        }
     }
 
     /// Removes a worker that has ended, and decides about its tasks.
@@ -391,11 +432,17 @@ impl Supervisor {
                     shared.statistics.interrupted += 1;
                 }
                 flight.remember(py)?;
-                let ended = attempt::timed_out(flight.future.bind(py), &self.pool, wakes)?;
+                // Batches have no limit.
+                let Freight::Call { future, .. } = &flight.freight else { return Ok(()) };
+                let ended = attempt::timed_out(future.bind(py), &self.pool, wakes)?;
                 self.pool.shared().count(ended);
                 Ok(())
             }
-            Errand::Died(hand, flight, ended) => self.died(py, &hand, &flight, ended, wakes),
+            Errand::Died(hand, flight, ended) => self.died(py, &hand, flight, ended, wakes),
+            Errand::Letter((mailbox, number)) => {
+                mailbox.put(py, number, wakes);
+                Ok(())
+            }
             Errand::Broken(why) => {
                 if !self.pool.is_broken() {
                     error::log_message(py, &format!("Exception in initializer:\n{why}"));
@@ -408,6 +455,10 @@ impl Supervisor {
             Errand::Unsendable(flight, why) => {
                 let began = flight.began.unwrap_or_else(clock::now);
                 let error = unsendable(py, &flight, why);
+                if let Freight::Batch(batch) = flight.freight {
+                    let count = batch.items.len();
+                    return self.fail_items(py, batch, flight.age, &error, count, wakes);
+                }
                 self.ended(py, &flight, Outcome::of(py, Err(error)), began, wakes)
             }
             Errand::Mad(hand, nonsense) => {
@@ -427,8 +478,9 @@ impl Supervisor {
         wakes: &mut Wakes,
     ) -> PyResult<()> {
         flight.remember(py)?;
-        let ended = attempt::ended(flight.future.bind(py), &self.pool, outcome, wakes)?;
-        let waited = began - flight.parcel.submitted;
+        let Freight::Call { future, parcel } = &flight.freight else { return Ok(()) };
+        let ended = attempt::ended(future.bind(py), &self.pool, outcome, wakes)?;
+        let waited = began - parcel.submitted;
         self.pool.shared().record(&Ran { ended, waited, began }, clock::now());
         Ok(())
     }
@@ -437,13 +489,63 @@ impl Supervisor {
         &self,
         py: Python<'_>,
         hand: &ProcessHand,
-        flight: &Flight,
+        flight: Flight,
         ended: Ended,
         wakes: &mut Wakes,
     ) -> PyResult<()> {
-        let error = worker_died(py, hand, flight, ended)?;
-        let began = flight.began.unwrap_or_else(clock::now);
-        self.ended(py, flight, Outcome::of(py, Err(error)), began, wakes)
+        let error = worker_died(py, hand, &flight, ended)?;
+        let Freight::Batch(mut batch) = flight.freight else {
+            let began = flight.began.unwrap_or_else(clock::now);
+            return self.ended(py, &flight, Outcome::of(py, Err(error)), began, wakes);
+        };
+        let (done, bytes) = draft::read(&hand.segment, flight.serial, batch.done);
+        if done > 0 {
+            let run = flight.began.map_or(Duration::ZERO, |began| clock::now() - began);
+            // How many of them failed it did not live to say; the consumer will see.
+            let results = Results { done, failed: 0, run, bytes };
+            let settled = settle(&mut batch, flight.began, results, &mut self.pool.shared().statistics);
+            match settled {
+                Ok((mailbox, number)) => mailbox.put(py, number, wakes),
+                Err(nonsense) => error::log_message(py, &format!("a worker process ended after {nonsense}")),
+            }
+        }
+        self.fail_items(py, batch, flight.age, &error, 1, wakes)
+    }
+
+    /// Fails the next `count` items of a batch, and gives back the others.
+    fn fail_items(
+        &self,
+        py: Python<'_>,
+        mut batch: Batch,
+        age: u64,
+        error: &PyErr,
+        count: usize,
+        wakes: &mut Wakes,
+    ) -> PyResult<()> {
+        let count = u32::try_from(count.min(batch.items.len())).unwrap_or(u32::MAX);
+        let pickled = parcel::dump((error.value(py), py.None()).into_pyobject(py)?.as_any())?;
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            if batch.bulk.manner.is_timed {
+                bytes.extend(0_u32.to_le_bytes());
+            }
+            wire::encode_failure(&pickled, &mut bytes);
+        }
+        let wake = {
+            let mut shared = self.pool.shared();
+            let Shared { scheduler, statistics, .. } = &mut *shared;
+            let results = Results { done: count, failed: count, run: Duration::ZERO, bytes };
+            let settled = settle(&mut batch, None, results, statistics);
+            Queue { scheduler, statistics }.take_rest(&batch, age);
+            drop(shared);
+            settled
+        };
+        if let Ok((mailbox, number)) = wake
+            && count > 0
+        {
+            mailbox.put(py, number, wakes);
+        }
+        Ok(())
     }
 
     fn start(&self, py: Python<'_>, hand: &Arc<ProcessHand>, wakes: &mut Wakes) -> PyResult<()> {
@@ -476,7 +578,7 @@ impl Supervisor {
             self.pool.break_down(py);
         }
         match (hand, begun) {
-            (Some(hand), Some(flight)) => self.died(py, hand, &flight, KILLED, wakes),
+            (Some(hand), Some(flight)) => self.died(py, hand, flight, KILLED, wakes),
             _ => Ok(()),
         }
     }
@@ -499,9 +601,37 @@ fn hand_out(
     }
 }
 
+/// Results of the next items of a batch.
+struct Results {
+    done: u32,
+    failed: u32,
+    run: Duration,
+    bytes: Vec<u8>,
+}
+
+/// Takes such results.
+fn settle(
+    batch: &mut Batch,
+    began: Option<Tick>,
+    results: Results,
+    statistics: &mut Statistics,
+) -> Result<Letter, String> {
+    let Results { done, failed, run, bytes } = results;
+    let left = batch.items.len();
+    let items =
+        batch.take(done).ok_or_else(|| format!("it answered {done} items, expected at most {left}"))?;
+    let failed = failed.min(done);
+    statistics.succeeded += u64::from(done - failed);
+    statistics.failed += u64::from(failed);
+    statistics.record_runs(run / done.max(1), done.into());
+    statistics.record_waits(began.unwrap_or_else(clock::now) - batch.bulk.submitted, done.into());
+    let (mailbox, number) = batch.bulk.settle(Part { items, bytes }, failed as usize);
+    Ok((Arc::clone(mailbox), number))
+}
+
 /// What becomes of a task whose message there is no memory for.
 fn unsendable(py: Python<'_>, flight: &Flight, why: io::Error) -> PyErr {
-    let name = &flight.parcel.function.name;
+    let name = &flight.freight.function().name;
     let text = format!("could not send the arguments of `{name}` to a worker process: {why}");
     let explained = pyo3::exceptions::PyOSError::new_err(text);
     explained.set_cause(py, Some(why.into()));
@@ -528,7 +658,7 @@ fn describe(ended: Ended) -> String {
 }
 
 fn worker_died(py: Python<'_>, hand: &ProcessHand, flight: &Flight, ended: Ended) -> PyResult<PyErr> {
-    let arguments = (&flight.parcel.function.name, hand.process().pid, ended.exitcode, ended.peak_memory);
+    let arguments = (&flight.freight.function().name, hand.process().pid, ended.exitcode, ended.peak_memory);
     Ok(PyErr::from_value(error::worker_died(py)?.call1(arguments)?))
 }
 

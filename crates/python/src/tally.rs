@@ -75,6 +75,32 @@ impl Default for Tally {
 }
 
 impl Tally {
+    /// Counts a settled item that took `wall` in one attempt.
+    pub(crate) fn count_item(
+        &mut self,
+        py: Python<'_>,
+        index: u64,
+        wall: Duration,
+        input: &Py<PyAny>,
+        failure: Option<&PyErr>,
+    ) -> PyResult<()> {
+        self.count_end(py, failure)?;
+        self.remember(py, wall, index, input);
+        Ok(())
+    }
+
+    fn count_end(&mut self, py: Python<'_>, failure: Option<&PyErr>) -> PyResult<()> {
+        match failure {
+            None => self.succeeded += 1,
+            Some(error) => {
+                self.failed += 1;
+                let kind = error.get_type(py).qualname()?.to_string();
+                *self.failures.entry(kind).or_default() += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Counts a settled item.
     pub(crate) fn count(
         &mut self,
@@ -84,14 +110,7 @@ impl Tally {
         input: &Py<PyAny>,
         failure: Option<&PyErr>,
     ) -> PyResult<()> {
-        match failure {
-            None => self.succeeded += 1,
-            Some(error) => {
-                self.failed += 1;
-                let kind = error.get_type(py).qualname()?.to_string();
-                *self.failures.entry(kind).or_default() += 1;
-            }
-        }
+        self.count_end(py, failure)?;
         if let Some(detail) = future.detail() {
             let (wall, attempts) = {
                 let history = detail.history();

@@ -169,7 +169,7 @@ impl Mailbox {
     }
 
     /// Puts a number without the interpreter; `false` if an asyncio task reads this mailbox.
-    fn put_detached(&self, number: u64, wakes: &mut Wakes) -> bool {
+    pub(crate) fn put_detached(&self, number: u64, wakes: &mut Wakes) -> bool {
         let mut letters = self.letters();
         if matches!(letters.reader, Some(Reader::Loop(_))) {
             return false;

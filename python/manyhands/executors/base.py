@@ -160,7 +160,8 @@ class Executor(_core.Executor, concurrent.futures.Executor):
             fn: The function; on an `AsyncExecutor` an ``async def`` function.
             *iterables: As for the builtin ``map``; the shortest decides.
             timeout: Seconds from this call until the iterator gives up.
-            chunksize: Ignored: a task here costs too little to be worth batching.
+            chunksize: Ignored: a task here costs too little to be worth batching, and worker processes are
+                given as many small items at once as they can do in about a millisecond.
             buffersize: How many results may be waiting to be taken; the input is read that far ahead and no
                 further.
 
@@ -174,7 +175,9 @@ class Executor(_core.Executor, concurrent.futures.Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        return _core.map_calls(self, fn, zip(*iterables, strict=False), timeout, buffersize)
+        if len(iterables) == 1:
+            return _core.map_calls(self, fn, iter(iterables[0]), False, timeout, buffersize)
+        return _core.map_calls(self, fn, zip(*iterables, strict=False), True, timeout, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks.

@@ -1,0 +1,79 @@
+//! How far a worker is in a batch, and the results that it has not sent yet, where they survive it.
+//!
+//! A worker answers a batch when it is done with all of it. What it has done before it dies must not be lost with it,
+//! nor be done again: it writes each result down in the memory that it shares with its pool, and then, in one word, how
+//! many there are. Only the worker writes; the pool reads when the worker has ended.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use manyhands_os::segment::Segment;
+
+use crate::process_crew::DRAFT;
+
+/// The room for results: more are sent before the batch is done.
+const ROOM: usize = 64 << 10;
+/// The serial number of the batch; how many of its items were sent before; and how many are done since (upper half) in
+/// how many bytes.
+const SERIAL: usize = DRAFT;
+const SENT: usize = DRAFT + 1;
+const STATE: usize = DRAFT + 2;
+const RESULTS: usize = DRAFT + 3;
+pub(crate) const BYTES: usize = 3 * 8 + ROOM;
+
+/// The worker's side.
+pub(crate) struct Draft<'a>(&'a [AtomicU64]);
+
+impl<'a> Draft<'a> {
+    /// Begins the draft of a batch.
+    pub(crate) fn begin(segment: &'a Segment, serial: u64) -> Self {
+        let draft = Self(segment.words());
+        draft.clear(0);
+        draft.0[SERIAL].store(serial, Ordering::Release);
+        draft
+    }
+
+    /// Forgets everything: `sent` items were sent.
+    pub(crate) fn clear(&self, sent: u32) {
+        self.0[STATE].store(0, Ordering::Release);
+        self.0[SENT].store(sent.into(), Ordering::Release);
+    }
+
+    /// Notes that there are `done` results now, which are `bytes`; those before `from` are known.
+    pub(crate) fn note(&self, done: u32, bytes: &[u8], from: usize) {
+        if bytes.len() > ROOM {
+            return;
+        }
+        let first = from / 8;
+        for (slot, word) in self.0[RESULTS + first..].iter().zip(bytes[first * 8..].chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..word.len()].copy_from_slice(word);
+            slot.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+        }
+        // Release: the results come before their number.
+        self.0[STATE].store(u64::from(done) << 32 | bytes.len() as u64, Ordering::Release);
+    }
+
+    /// Whether so many bytes of results are as many as there is room for, or nearly.
+    pub(crate) const fn is_full(bytes: usize) -> bool {
+        bytes >= ROOM / 2
+    }
+}
+
+/// What a worker that has ended had done of the batch `serial`, of which `known` items were answered: how many more, and
+/// their results.
+pub(crate) fn read(segment: &Segment, serial: u64, known: u32) -> (u32, Vec<u8>) {
+    let words = segment.words();
+    let state = words[STATE].load(Ordering::Acquire);
+    let done = u32::try_from(state >> 32).unwrap_or(0);
+    let len = usize::try_from(state & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+    let is_its = words[SERIAL].load(Ordering::Relaxed) == serial;
+    // It may have ended between sending items and forgetting them.
+    let is_new = words[SENT].load(Ordering::Relaxed) == u64::from(known);
+    if !is_its || !is_new || len > ROOM {
+        return (0, Vec::new());
+    }
+    let results = words[RESULTS..].iter().take(len.div_ceil(8));
+    let mut bytes: Vec<u8> = results.flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+    bytes.truncate(len);
+    (done, bytes)
+}
