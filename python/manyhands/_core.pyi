@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, final
 from typing_extensions import Never, Self, disjoint_base
 
 __all__ = [
+    "Batched",
     "Completed",
     "Executor",
     "Future",
