@@ -372,7 +372,7 @@ def _start(
     label = options.progress if isinstance(options.progress, str) else getattr(fn, "__name__", "map")
     return MapIterator(
         executor.with_policy(policy),
-        fn,
+        executor._fitted(fn),
         iterator,
         spread=spread,
         ordered=options.ordered,

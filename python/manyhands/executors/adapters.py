@@ -26,16 +26,15 @@ def register_joblib() -> None:
         ...     joblib.Parallel()(joblib.delayed(pow)(n, 2) for n in range(4))
         [0, 1, 4, 9]
     """
-    _load("joblib", "register the joblib backend")
+    _imported("joblib", "joblib", "register the backend for joblib")
+    importlib.import_module("manyhands.executors.joblib")
 
 
-def _load(extra: str, purpose: str) -> ModuleType:
-    """The adapter of this name; says what to install if the library that it needs is not there."""
+def _imported(library: str, extra: str, purpose: str) -> ModuleType:
+    """The library; says what to install if it is not there."""
     try:
-        return importlib.import_module(f"manyhands.executors.{extra}")
+        return importlib.import_module(library)
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("manyhands"):
-            raise
         raise ModuleNotFoundError(
             f"could not {purpose}: found no module {error.name!r}\nhint: pip install 'manyhands[{extra}]'",
             name=error.name,

@@ -65,11 +65,28 @@ class AsyncExecutor(Executor):
         loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
         name: str | None = None,
     ) -> None:
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
+
+        def prepare() -> None:
+            if initializer is not None:
+                initializer(*initargs)
+
+        self._open(loops, concurrency, loop_factory, prepare, name=name)
+
+    def _open(
+        self,
+        loops: int,
+        concurrency: int,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        prepare: Callable[[], object] = int,
+        finish: Callable[[], object] = int,
+        name: str | None = None,
+    ) -> None:
+        """Be open; each loop's thread calls `prepare` before its first task, and `finish` after the last."""
         for option, found in (("loops", loops), ("concurrency", concurrency)):
             if found < 1:
                 raise ValueError(f"could not make the executor: found {option}={found}, expected 1 or more")
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
         self.capacity = loops * concurrency
         prefix = name or f"AsyncExecutor-{next(_numbers)}"
         self._hands = _Hands()
@@ -79,7 +96,10 @@ class AsyncExecutor(Executor):
         # A closure without `self`: the workers must not keep the executor alive.
         def spawn(hand: _core.Loop) -> None:
             def run(thread_name: str) -> None:
-                _serve(hand, thread_name, loop_factory, initializer, initargs)
+                try:
+                    _serve(hand, thread_name, loop_factory, prepare)
+                finally:
+                    finish()
 
             _start_thread(hands, hand, run, f"{prefix}_{next(numbers)}")
 
@@ -105,20 +125,18 @@ def _serve(
     hand: _core.Loop,
     name: str,
     loop_factory: Callable[[], asyncio.AbstractEventLoop],
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
+    prepare: Callable[[], object],
 ) -> None:
     """Run one event loop until its pool is closed and nothing is left to do."""
     loop = loop_factory()
     asyncio.set_event_loop(loop)
     try:
-        if initializer is not None:
-            try:
-                initializer(*initargs)
-            except BaseException:
-                logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
-                hand.break_down()
-                return
+        try:
+            prepare()
+        except BaseException:
+            logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+            hand.break_down()
+            return
         hand.attach(name, loop)
         try:
             loop.run_forever()

@@ -175,9 +175,10 @@ class Executor(_core.Executor, concurrent.futures.Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
+        function = self._fitted(fn)
         if len(iterables) == 1:
-            return _core.map_calls(self, fn, iter(iterables[0]), False, timeout, buffersize)
-        return _core.map_calls(self, fn, zip(*iterables, strict=False), True, timeout, buffersize)
+            return _core.map_calls(self, function, iter(iterables[0]), False, timeout, buffersize)
+        return _core.map_calls(self, function, zip(*iterables, strict=False), True, timeout, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks.
@@ -205,6 +206,10 @@ class Executor(_core.Executor, concurrent.futures.Executor):
         return Statistics(
             **{**figures, "wait": TimesSummary(*figures["wait"]), "run": TimesSummary(*figures["run"])}
         )
+
+    def _fitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function in the form that the workers take."""
+        return function
 
     @property
     def _threads(self) -> set[threading.Thread]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from manyhands.executors.async_ import AsyncExecutor
 from manyhands.executors.base import Executor
+from manyhands.executors.dask import DaskExecutor
 from manyhands.executors.process import ProcessExecutor
 from manyhands.executors.thread import ThreadExecutor
 
@@ -25,6 +26,11 @@ _MAKERS: dict[str, Callable[..., Executor]] = {
 
 MODELS = tuple(_MAKERS)
 """The names of the executors of this machine."""
+
+# By what stands before "://" in an address, up to a "+" if there is one.
+_CONNECTORS: dict[str, Callable[..., Executor]] = {
+    DaskExecutor.model: DaskExecutor,
+}
 
 if TYPE_CHECKING:
 
@@ -46,13 +52,15 @@ def executor(model: str, /, workers: int | None = None, **options: Any) -> Execu
     """Make an executor by the name of its model, as a setting or an argument of a program may give it.
 
     Args:
-        model: "thread", "process" or "async".
-        workers: How many tasks may run at once: threads, processes, or coroutines in flight on each event
-            loop. By default as the executor's class has it.
+        model: "thread", "process" or "async", or the address of a cluster: "dask://host:port", see
+            `DaskExecutor`.
+        workers: How many tasks may run at once: threads, processes, coroutines in flight on each event loop,
+            or tasks in the cluster. By default as the executor's class has it.
         **options: What the executor's class takes.
 
     Raises:
         ValueError: An unknown name; the message lists the known ones.
+        ConnectionError: No cluster at that address.
         TypeError: An option that the executor's class does not take.
 
     Example:
@@ -61,10 +69,14 @@ def executor(model: str, /, workers: int | None = None, **options: Any) -> Execu
         ...     pool.submit(pow, 2, 10).result()
         1024
     """
-    make = _MAKERS.get(model) if isinstance(model, str) else None
-    if make is None:
-        raise ValueError(f"could not make an executor: found {_shown(model)}, expected {_listed(MODELS)}")
-    return make(workers, **options)
+    text = model if isinstance(model, str) else ""
+    scheme, is_address, _ = text.partition("://")
+    if is_address and scheme.partition("+")[0] in _CONNECTORS:
+        return _CONNECTORS[scheme.partition("+")[0]](model, workers, **options)
+    if text in _MAKERS:
+        return _MAKERS[text](workers, **options)
+    known = (*MODELS, *(f"{name}://…" for name in _CONNECTORS))
+    raise ValueError(f"could not make an executor: found {_shown(model)}, expected {_listed(known)}")
 
 
 def _shown(model: object) -> str:
