@@ -31,7 +31,6 @@ PROCESS_SKIPS = {
     "ProcessPoolExecutorTest.test_max_tasks_per_child_defaults_to_spawn_context": MEMBERS.format(
         "_mp_context"
     ),
-    "ProcessPoolExecutorTest.test_max_tasks_early_shutdown": "there is no max_tasks_per_child yet",
     "ExecutorDeadlockTest.test_error_at_task_unpickle": BREAKS.format("a worker cannot read arguments"),
     "ExecutorDeadlockTest.test_exit_at_task_unpickle": BREAKS.format("reading arguments raises SystemExit"),
     "ExecutorDeadlockTest.test_error_during_result_unpickle_in_result_handler": BREAKS.format(
