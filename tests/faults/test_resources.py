@@ -2,6 +2,9 @@
 
 import os
 import resource
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -41,6 +44,34 @@ def test_a_message_that_there_is_no_memory_for_fails_its_task_alone():
     assert answer.startswith("OSError could not send the result of a task: ")
     assert argument.startswith("OSError could not send the arguments of `len` to a worker process: ")
     assert all("could not reserve" in text and "File too large" in text for text in (answer, argument))
+
+
+LARGE = """
+import os
+import manyhands as mh
+
+size, count = 24 << 20, 4
+with mh.ProcessExecutor(2) as pool:
+    print(os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize)
+    futures = [pool.submit(bytes.upper, bytes([97 + number]) * size) for number in range(count)]
+    print([future.result(timeout=40) == bytes([65 + number]) * size for number, future in enumerate(futures)])
+    print(os.listdir("/dev/shm"))
+"""
+
+
+def may_mount():
+    tried = subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL, check=False)
+    return tried.returncode == 0
+
+
+def test_a_small_mount_for_shared_memory_is_no_limit(tmp_path):
+    """Containers have one of 64 MiB or less; what is sent here is six times as large as the mount."""
+    if shutil.which("unshare") is None or not may_mount():
+        pytest.skip("mounting needs rights that this user does not have")
+    mount = 'mount -t tmpfs -o size=16m tmpfs /dev/shm && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", LARGE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == ([str(16 << 20), "[True, True, True, True]", "[]"], "")
 
 
 def test_a_lack_of_descriptors_delays_a_worker_and_does_not_break_the_pool(caplog):
@@ -86,6 +117,22 @@ def test_executors_leave_nothing_behind(how):
     before = held()
     for _ in range(50):
         make_and_end()
+    eventually(lambda: all(held()[what] <= before[what] for what in before), f"no more than {before}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_thousand_executors_leave_nothing_behind():
+    def make_and_close(number):
+        with mh.ProcessExecutor(2) as pool:
+            assert pool.submit(abs, -number).result(timeout=20) == number
+
+    for number in range(10):
+        make_and_close(number)
+    eventually(lambda: held()["segments"] == 0, "the end of the first executors")
+    before = held()
+    for number in range(1000):
+        make_and_close(number)
     eventually(lambda: all(held()[what] <= before[what] for what in before), f"no more than {before}")
 
 
