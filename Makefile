@@ -48,8 +48,14 @@ demo: build ## look the machine's time zones up at a slow, failing service, by `
 	@$(VENV)/bin/python examples/demo.py
 
 .PHONY: bench
-bench: build ## compare with the standard library; writes docs/benchmarks.md unless ARGS="--only submit,map" or so
-	@$(VENV)/bin/python -m bench.versus $(or $(ARGS),--long --render)
+bench: build ## compare with the standard library and others; writes docs/benchmarks.md unless ARGS="--only submit,map" or so
+	@scripts/peers
+	@.venv-peers/bin/python -m bench.versus $(or $(ARGS),--long --render)
+
+.PHONY: contract
+contract: build ## run the fault contract on us and on others; writes the README's table unless ARGS="--only Pebble" or so
+	@scripts/peers
+	@.venv-peers/bin/python -m bench.contract $(ARGS)
 
 .PHONY: format
 format: prerequisites ## rewrite the sources in the house format
