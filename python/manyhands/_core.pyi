@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from os import PathLike
 from types import GenericAlias
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, final
@@ -263,7 +263,7 @@ def map_calls(
 @final
 class Batched:
     def __iter__(self) -> Self: ...
-    def __next__(self) -> list[Any]: ...
+    def __next__(self) -> Iterable[Any]: ...
 
 def available_processors() -> int: ...
 def become_subreaper() -> None: ...

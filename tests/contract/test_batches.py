@@ -473,3 +473,18 @@ def test_a_worker_is_replaced_after_its_share_of_items():
 def test_what_items_print_comes_out(pool, capsys):
     assert list(pool.map(print, range(3000))) == [None] * 3000
     assert sorted(map(int, capsys.readouterr().out.split())) == list(range(3000))
+
+
+class Referable:
+    """What can be referred to weakly."""
+
+
+def make(_):
+    return Referable()
+
+
+def test_a_map_of_an_executor_keeps_no_result_that_it_has_handed_out(pool):
+    for value in pool.map(make, range(500)):
+        alive = weakref.ref(value)
+        del value
+        assert alive() is None

@@ -9,7 +9,7 @@ use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyBool, PyFloat, PyInt, PyList, PyTuple};
 
 use crate::bulk::{Bulk, Items, Manner, Part};
 use crate::enter;
@@ -247,7 +247,7 @@ struct State {
     is_begun: bool,
 }
 
-/// An iterator over lists of values, in the order of the items. Made by `Executor.map` on worker processes.
+/// An iterator over iterables of values, in the order of the items. Made by `Executor.map` on worker processes.
 #[pyclass(frozen, module = "manyhands._core")]
 pub(crate) struct Batched {
     deadline: Option<Tick>,
@@ -335,12 +335,12 @@ impl Batched {
         slf
     }
 
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some(mut state) = self.slot().take() else { return Ok(None) };
         match self.next_list(py, &mut state) {
             Ok(Some(values)) => {
                 *self.slot() = Some(state);
-                Ok(Some(values))
+                handed_over(values).map(Some)
             }
             Ok(None) => Ok(None),
             Err(error) => {
@@ -353,6 +353,25 @@ impl Batched {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.slot().as_ref().map_or(Ok(()), |state| state.bulks.traverse(visit))
     }
+}
+
+/// An iterable over values that keeps none of them once it has handed them out. A list would; for values that are small
+/// and that nothing can refer to weakly nobody notices, and it is faster.
+fn handed_over(values: Bound<'_, PyList>) -> PyResult<Bound<'_, PyAny>> {
+    if values.iter().all(|value| is_plain(&value)) {
+        return Ok(values.into_any());
+    }
+    let itertools = values.py().import("itertools")?;
+    let repeats = itertools.call_method1("repeat", (PyTuple::empty(values.py()), values.len()))?;
+    values.reverse()?;
+    itertools.call_method1("starmap", (values.getattr("pop")?, repeats))
+}
+
+fn is_plain(value: &Bound<'_, PyAny>) -> bool {
+    value.is_none()
+        || value.is_exact_instance_of::<PyBool>()
+        || value.is_exact_instance_of::<PyInt>()
+        || value.is_exact_instance_of::<PyFloat>()
 }
 
 impl Drop for Batched {
