@@ -1,5 +1,6 @@
 """Commands: what they give back, what they fail with, and that nothing of them is left."""
 
+import contextlib
 import itertools
 import pickle
 import signal
@@ -42,8 +43,11 @@ def pids_in(file, number):
 
 
 def children():
-    tasks = Path("/proc/self/task").glob("*/children")
-    return [int(pid) for task in tasks for pid in task.read_text().split()]
+    found = []
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def stop_when(condition, commands, **options):

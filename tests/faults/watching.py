@@ -53,9 +53,8 @@ def eventually(is_so, what, seconds=20.0):
 def children(pid):
     """The processes that `pid` has started, and those that they have."""
     found = []
-    # A process may end while one looks.
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
+    for task in Path("/proc").glob(f"{pid}/task/*"):
+        with contextlib.suppress(OSError):  # the thread, or all of the process, has ended meanwhile
             for child in (task / "children").read_text().split():
                 found += [int(child), *children(int(child))]
     return found
