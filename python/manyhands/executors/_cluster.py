@@ -34,7 +34,7 @@ class Link(Protocol):
         """Leave the cluster; a second time does nothing."""
 
 
-class ClusterExecutor(AsyncExecutor):
+class _ClusterExecutor(AsyncExecutor):
     """Runs functions on a cluster that it has a link to."""
 
     def _join(self, link: Link, workers: int, name: str | None) -> None:

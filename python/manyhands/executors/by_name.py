@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     def executor(model: str, /, workers: int | None = None, **options: Any) -> Executor: ...
 
 
-def executor(model: str, /, workers: int | None = None, **options: Any) -> Executor:
+def executor(model: str, /, workers: int | None = None, **options: object) -> Executor:
     """Make an executor by the name of its model, as a setting or an argument of a program may give it.
 
     Args:

@@ -8,13 +8,13 @@ import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from manyhands.executors._cluster import ClusterExecutor
+from manyhands.executors._cluster import _ClusterExecutor
 from manyhands.executors.adapters import _imported
 
 __all__ = ["DaskExecutor"]
 
 
-class DaskExecutor(ClusterExecutor):
+class DaskExecutor(_ClusterExecutor):
     """Runs functions, plain ones and ``async def`` ones, on a Dask cluster that is already there.
 
     ``mh.executor("dask://host:port")`` makes one. Policies, futures, `map` and `TaskGroup` are the same as
@@ -50,7 +50,7 @@ class DaskExecutor(ClusterExecutor):
     model: ClassVar[str] = "dask"
 
     def __init__(
-        self, address: Any, workers: int | None = None, *, name: str | None = None, **options: Any
+        self, address: Any, workers: int | None = None, *, name: str | None = None, **options: object
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"could not make the executor: found workers={workers}, expected 1 or more")
@@ -62,7 +62,7 @@ class DaskExecutor(ClusterExecutor):
         self._join(_Link(client, is_ours), workers, name)
 
 
-def _connected(distributed: Any, address: str, options: dict[str, Any]) -> Any:
+def _connected(distributed: Any, address: str, options: dict[str, object]) -> Any:
     _, _, place = address.partition("://")
     scheme = address.partition("://")[0].removeprefix("dask").removeprefix("+") or "tcp"
     try:
