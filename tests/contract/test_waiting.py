@@ -113,6 +113,13 @@ def test_what_is_no_future_is_refused():
         mh.gather(42)
 
 
+@pytest.mark.parametrize("function", [mh.gather, mh.race])
+def test_futures_in_a_list_are_refused_with_a_hint(function):
+    name = function.__name__
+    with pytest.raises(TypeError, match=rf"could not {name}: found a list(.|\n)*hint: {name}\(\*futures\)"):
+        function([mh.Future()])
+
+
 def test_futures_of_asyncio_are_refused_with_a_hint():
     async def main():
         future = asyncio.get_running_loop().create_future()

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use manyhands_os::clock;
+use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -40,6 +41,21 @@ pub(crate) struct Gather {
     watched: Mutex<Option<Watched>>,
 }
 
+/// One of the futures; whoever gives them all in one list is told how to spread it.
+fn member<'py>(given: &Bound<'py, PyAny>, mode: Mode) -> PyResult<Bound<'py, Future>> {
+    let py = given.py();
+    let is_future =
+        given.is_instance_of::<Future>() || given.hasattr(pyo3::intern!(py, "add_done_callback"))?;
+    if is_future || !given.hasattr(pyo3::intern!(py, "__iter__"))? {
+        return adopt(given);
+    }
+    let name = if mode == Mode::First { "race" } else { "gather" };
+    let kind = given.get_type().name()?;
+    Err(PyTypeError::new_err(format!(
+        "could not {name}: found a {kind}, expected futures\nhint: {name}(*futures)"
+    )))
+}
+
 impl Gather {
     fn start<'py>(
         py: Python<'py>,
@@ -48,7 +64,7 @@ impl Gather {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, Future>> {
         let members =
-            futures.iter().map(|future| Ok(adopt(&future)?.unbind())).collect::<PyResult<Vec<_>>>()?;
+            futures.iter().map(|future| Ok(member(&future, mode)?.unbind())).collect::<PyResult<Vec<_>>>()?;
         let target = Future::create(py)?;
         if members.is_empty() {
             let empty = match mode {
