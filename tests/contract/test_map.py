@@ -572,7 +572,7 @@ def test_a_plain_function_is_refused_by_the_async_model():
         ({"on_error": "ignore"}, ValueError, "on_error='ignore'"),
         ({"workers": 0}, ValueError, "workers=0"),
         ({"buffersize": 0}, ValueError, "buffersize=0"),
-        ({"retries": -1}, OverflowError, None),
+        ({"retries": -1}, ValueError, "`retries`: found -1"),
         ({"timeout": -1}, ValueError, "timeout"),
         ({"rate": "often"}, ValueError, "often"),
         ({"retry_on": 3}, TypeError, "retry_on"),

@@ -332,8 +332,15 @@ def test_a_rate_is_read_per_second_minute_and_hour():
         ({"timeout": -1}, ValueError, "timeout"),
         ({"timeout": float("nan")}, ValueError, "timeout"),
         ({"total_timeout": 0}, ValueError, "total_timeout"),
-        ({"retries": -1}, OverflowError, None),
-        ({"retries": 1.5}, TypeError, None),
+        ({"timeout": "3"}, TypeError, "`timeout`: found '3', expected a number of seconds"),
+        ({"backoff": "x"}, TypeError, "`backoff`: found 'x'"),
+        ({"retries": -1}, ValueError, "`retries`: found -1, expected 0 or more"),
+        ({"retries": 1.5}, TypeError, "`retries`: found 1.5, expected a whole number"),
+        ({"retries": 2**40}, OverflowError, "`retries`: 1099511627776 is too large"),
+        ({"retries": 2**80}, OverflowError, "`retries`: 1208925819614629174706176 is too large"),
+        ({"priority": "high"}, TypeError, "`priority`: found 'high'"),
+        ({"rate": ["1/s"]}, TypeError, "`rate`: found .'1/s'., expected a text"),
+        ({"concurrency": -1}, ValueError, "`concurrency`: found -1, expected 1 or more"),
         ({"retry_on": 42}, TypeError, "retry_on"),
         ({"retry_on": int}, TypeError, "retry_on"),
         ({"retry_on": (OSError, int)}, TypeError, "retry_on"),
@@ -359,6 +366,35 @@ def test_a_policy_refuses_nonsense(options, error, text):
 def test_a_policy_shows_its_terms():
     shown = repr(mh.Policy(timeout=1.5, total_timeout=9, retries=2, concurrency=3, priority=-1))
     assert shown == "Policy(timeout=1.5, total_timeout=9, retries=2, concurrency=3, priority=-1)"
+
+
+def test_a_policy_shows_its_rate_as_it_was_written():
+    assert repr(mh.Policy(rate="100/m")) == "Policy(rate='100/m')"
+    assert repr(mh.Policy(rate=2.5)) == "Policy(rate=2.5)"
+
+
+def test_the_terms_of_a_policy_can_be_read():
+    given = {
+        "timeout": 1.5,
+        "total_timeout": 9.0,
+        "retries": 2,
+        "retry_on": (OSError, ValueError),
+        "backoff": 0.25,
+        "max_backoff": 4.0,
+        "jitter": False,
+        "rate": "5/s burst 2",
+        "concurrency": 3,
+        "priority": -1,
+    }
+    policy = mh.Policy(**given)
+    assert {name: getattr(policy, name) for name in given} == given
+
+
+def test_the_terms_of_a_plain_policy_are_the_defaults():
+    policy = mh.Policy()
+    assert (policy.timeout, policy.total_timeout, policy.rate, policy.concurrency) == (None,) * 4
+    assert (policy.retries, policy.retry_on, policy.priority, policy.jitter) == (0, Exception, 0, True)
+    assert 0 < policy.backoff <= policy.max_backoff
 
 
 def test_a_policy_can_be_shared(our_model):

@@ -5,7 +5,7 @@ use std::time::Duration;
 use manyhands_engine::gate::Limits;
 use manyhands_engine::policy::{Backoff, Policy as Rules};
 use manyhands_engine::rate::Rate;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
@@ -43,6 +43,8 @@ pub(crate) struct Policy {
     pub(crate) rules: Rules,
     retry_on: Option<Py<PyAny>>,
     limits: Limits,
+    /// The rate as it was written.
+    rate: Option<Py<PyAny>>,
 }
 
 impl Policy {
@@ -73,42 +75,105 @@ impl Policy {
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (*, timeout = None, total_timeout = None, retries = 0, retry_on = None, backoff = None,
-        max_backoff = None, jitter = true, rate = None, concurrency = None, priority = 0))]
+    #[pyo3(signature = (*, timeout = None, total_timeout = None, retries = None, retry_on = None, backoff = None,
+        max_backoff = None, jitter = true, rate = None, concurrency = None, priority = None),
+        text_signature = "(*, timeout=None, total_timeout=None, retries=0, retry_on=None, backoff=None, \
+        max_backoff=None, jitter=True, rate=None, concurrency=None, priority=0)")]
     #[expect(clippy::too_many_arguments, reason = "the one record in which every option stands once")]
     fn new(
-        timeout: Option<f64>,
-        total_timeout: Option<f64>,
-        retries: u32,
+        timeout: Option<Bound<'_, PyAny>>,
+        total_timeout: Option<Bound<'_, PyAny>>,
+        retries: Option<Bound<'_, PyAny>>,
         retry_on: Option<Bound<'_, PyAny>>,
-        backoff: Option<f64>,
-        max_backoff: Option<f64>,
+        backoff: Option<Bound<'_, PyAny>>,
+        max_backoff: Option<Bound<'_, PyAny>>,
         jitter: bool,
         rate: Option<Bound<'_, PyAny>>,
-        concurrency: Option<usize>,
-        priority: i32,
+        concurrency: Option<Bound<'_, PyAny>>,
+        priority: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let defaults = Backoff::default();
-        let span = |name, value: Option<f64>| value.map(|value| positive(name, value)).transpose();
-        let base = backoff.map_or(Ok(defaults.base), |base| seconds("backoff", base))?;
-        let cap = max_backoff.map_or(Ok(defaults.cap.max(base)), |cap| seconds("max_backoff", cap))?;
-        if concurrency == Some(0) {
-            return Err(PyValueError::new_err("could not use `concurrency`: found 0, expected 1 or more"));
-        }
+        let base = time("backoff", backoff)?.unwrap_or(defaults.base);
+        let cap = time("max_backoff", max_backoff)?.unwrap_or(defaults.cap.max(base));
         Ok(Self {
             rules: Rules {
-                timeout: span("timeout", timeout)?,
-                total_timeout: span("total_timeout", total_timeout)?,
-                retries,
+                timeout: positive("timeout", time("timeout", timeout)?)?,
+                total_timeout: positive("total_timeout", time("total_timeout", total_timeout)?)?,
+                retries: whole("retries", retries, 0)?.unwrap_or(0),
                 backoff: Backoff { base, cap, jitter, ..defaults },
-                priority,
+                priority: whole("priority", priority, i64::MIN)?.unwrap_or(0),
             },
             retry_on: retry_on.map(check_retry_on).transpose()?,
-            limits: Limits { rate: rate.map(|rate| read_rate(&rate)).transpose()?, concurrency },
+            limits: Limits {
+                rate: rate.as_ref().map(read_rate).transpose()?,
+                concurrency: whole("concurrency", concurrency, 1)?,
+            },
+            rate: rate.map(Bound::unbind),
         })
     }
 
-    fn __repr__(&self) -> String {
+    /// Seconds that one attempt may take, or None.
+    #[getter]
+    fn timeout(&self) -> Option<f64> {
+        self.rules.timeout.map(|limit| limit.as_secs_f64())
+    }
+
+    /// Seconds that all attempts may take, or None.
+    #[getter]
+    fn total_timeout(&self) -> Option<f64> {
+        self.rules.total_timeout.map(|limit| limit.as_secs_f64())
+    }
+
+    /// How often a failed attempt is repeated.
+    #[getter]
+    fn retries(&self) -> u32 {
+        self.rules.retries
+    }
+
+    /// The exceptions that are worth another attempt, as given.
+    #[getter]
+    fn retry_on(&self, py: Python<'_>) -> Py<PyAny> {
+        let default = || py.get_type::<pyo3::exceptions::PyException>().into_any().unbind();
+        self.retry_on.as_ref().map_or_else(default, |retry_on| retry_on.clone_ref(py))
+    }
+
+    /// The most seconds before the first retry.
+    #[getter]
+    fn backoff(&self) -> f64 {
+        self.rules.backoff.base.as_secs_f64()
+    }
+
+    /// The most seconds between two attempts.
+    #[getter]
+    fn max_backoff(&self) -> f64 {
+        self.rules.backoff.cap.as_secs_f64()
+    }
+
+    /// Whether the waits between attempts are randomised.
+    #[getter]
+    fn jitter(&self) -> bool {
+        self.rules.backoff.jitter
+    }
+
+    /// How often attempts may start, as given, or None.
+    #[getter]
+    fn rate(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.rate.as_ref().map(|rate| rate.clone_ref(py))
+    }
+
+    /// How many of these tasks may run at once, or None.
+    #[getter]
+    fn concurrency(&self) -> Option<usize> {
+        self.limits.concurrency
+    }
+
+    /// Higher goes first.
+    #[getter]
+    fn priority(&self) -> i32 {
+        self.rules.priority
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let mut parts = Vec::new();
         let mut part = |name: &str, value: String| parts.push(format!("{name}={value}"));
         if let Some(limit) = self.rules.timeout {
@@ -120,8 +185,8 @@ impl Policy {
         if self.rules.retries > 0 {
             part("retries", self.rules.retries.to_string());
         }
-        if let Some(rate) = &self.limits.rate {
-            part("rate", format!("'{}/{}s'", rate.calls, rate.per.as_secs_f64()));
+        if let Some(rate) = &self.rate {
+            part("rate", rate.bind(py).repr()?.to_string());
         }
         if let Some(concurrency) = self.limits.concurrency {
             part("concurrency", concurrency.to_string());
@@ -129,21 +194,53 @@ impl Policy {
         if self.rules.priority != 0 {
             part("priority", self.rules.priority.to_string());
         }
-        format!("Policy({})", parts.join(", "))
+        Ok(format!("Policy({})", parts.join(", ")))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.retry_on)
+        visit.call(&self.retry_on)?;
+        visit.call(&self.rate)
     }
 }
 
-fn positive(name: &str, value: f64) -> PyResult<Duration> {
-    match seconds(name, value)? {
-        Duration::ZERO => Err(PyValueError::new_err(format!(
-            "could not use `{name}`: found 0, expected more than 0 seconds"
-        ))),
-        duration => Ok(duration),
+/// What is said when an option has the wrong type.
+fn not_a(expected: &str, name: &str, given: &Bound<'_, PyAny>) -> PyErr {
+    let found = given.repr().map_or_else(|_| "?".to_owned(), |text| text.to_string());
+    PyTypeError::new_err(format!("could not use `{name}`: found {found}, expected {expected}"))
+}
+
+/// A whole number of at least `least`.
+fn whole<T: TryFrom<i64>>(name: &str, given: Option<Bound<'_, PyAny>>, least: i64) -> PyResult<Option<T>> {
+    let Some(given) = given else { return Ok(None) };
+    let too_large = || PyOverflowError::new_err(format!("could not use `{name}`: {given} is too large"));
+    let found: i64 = match given.extract() {
+        Ok(found) => found,
+        Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) => return Err(too_large()),
+        Err(_) => return Err(not_a("a whole number", name, &given)),
+    };
+    if found < least {
+        return Err(PyValueError::new_err(format!(
+            "could not use `{name}`: found {found}, expected {least} or more"
+        )));
     }
+    T::try_from(found).map(Some).map_err(|_| too_large())
+}
+
+/// A number of seconds.
+fn time(name: &str, given: Option<Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
+    let Some(given) = given else { return Ok(None) };
+    let found = given.extract().map_err(|_| not_a("a number of seconds", name, &given))?;
+    seconds(name, found).map(Some)
+}
+
+/// A limit that lets something pass.
+fn positive(name: &str, limit: Option<Duration>) -> PyResult<Option<Duration>> {
+    if limit == Some(Duration::ZERO) {
+        return Err(PyValueError::new_err(format!(
+            "could not use `{name}`: found 0, expected more than 0 seconds"
+        )));
+    }
+    Ok(limit)
 }
 
 /// An exception class, a tuple of them, or any function.
@@ -169,7 +266,11 @@ fn check_retry_on(retry_on: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
 fn read_rate(rate: &Bound<'_, PyAny>) -> PyResult<Rate> {
     let read = match rate.extract::<String>() {
         Ok(text) => text.parse(),
-        Err(_) => Rate::new(rate.extract()?, 1),
+        Err(_) => Rate::new(
+            rate.extract()
+                .map_err(|_| not_a("a text such as \"100/s\" or a number per second", "rate", rate))?,
+            1,
+        ),
     };
     read.map_err(|error| PyValueError::new_err(format!("{error}\nhint: {}", error.hint())))
 }
