@@ -85,3 +85,17 @@ def test_maps_and_groups_take_the_same_names(name):
 
 def test_an_async_function_runs_on_an_event_loop_whatever_the_name_of_this_machine():
     assert list(mh.map(double_on_loop, [1, 2], on="process")) == [2, 4]
+
+
+@each_name
+def test_an_executor_shows_its_kind_name_size_and_state(name):
+    with mh.executor(name, 2, name="crew") as pool:
+        kind = type(pool).__name__
+        assert repr(pool) == f"<{kind} name='crew' capacity=2 queued=0>"
+        assert repr(pool.with_policy(retries=1)) == repr(pool)
+    assert repr(pool) == f"<{kind} name='crew' capacity=2 queued=0 closed>"
+
+
+def test_an_executor_that_could_not_be_made_can_be_shown():
+    never_made = mh.ThreadExecutor.__new__(mh.ThreadExecutor)
+    assert repr(never_made) == "<ThreadExecutor not open>"

@@ -89,7 +89,7 @@ class AsyncExecutor(Executor):
                 raise ValueError(f"could not make the executor: found {option}={found}, expected 1 or more")
         self.capacity = loops * concurrency
         prefix = name or f"AsyncExecutor-{next(_numbers)}"
-        self._hands = _Hands()
+        self._hands, self._name = _Hands(), prefix
         hands = weakref.ref(self._hands)
         numbers = itertools.count()
 

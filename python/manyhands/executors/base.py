@@ -114,6 +114,7 @@ class Executor(_core.Executor, concurrent.futures.Executor):
     """How many tasks may run at once."""
 
     _hands: _Hands
+    _name: str | None = None
 
     if TYPE_CHECKING:
         # The core's own method, in the types of the layer above it.
@@ -206,6 +207,15 @@ class Executor(_core.Executor, concurrent.futures.Executor):
         return Statistics(
             **{**figures, "wait": TimesSummary(*figures["wait"]), "run": TimesSummary(*figures["run"])}
         )
+
+    def __repr__(self) -> str:
+        """Its kind, size and state."""
+        name = f"name={self._name!r} " if self._name else ""
+        try:
+            queued, state = self._statistics()["queued"], " closed" if self._shutdown else ""
+            return f"<{type(self).__name__} {name}capacity={self.capacity} queued={queued}{state}>"
+        except (AttributeError, RuntimeError):  # its __init__ has not run, or failed
+            return f"<{type(self).__name__} not open>"
 
     def _fitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function in the form that the workers take."""

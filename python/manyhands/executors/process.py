@@ -110,7 +110,7 @@ class ProcessExecutor(Executor):
                 raise ValueError(f"could not make the executor: found {option}={word!r}, expected {expected}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
-        prefix = name or f"ProcessExecutor-{next(_numbers)}"
+        self._name = prefix = name or f"ProcessExecutor-{next(_numbers)}"
         settings: dict[str, Any] = {
             "fresh": start == "spawn",
             "max_tasks": max_tasks_per_worker,

@@ -59,7 +59,7 @@ class ThreadExecutor(Executor):
             raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
         self.capacity = workers
         prefix = name or f"ThreadExecutor-{next(_numbers)}"
-        self._hands = _Hands()
+        self._hands, self._name = _Hands(), prefix
         hands = weakref.ref(self._hands)
         numbers = itertools.count()
 
