@@ -35,7 +35,8 @@ class TaskGroup:
     group is cancelled is interrupted at its next bytecode.
 
     Args:
-        on: What `executor` takes ("thread", "process", "async"), or an executor, which is left open.
+        on: What `executor` takes ("thread", "process", "async", "process+async"), or an executor, which is
+            left open.
         workers: As for `executor`.
 
     Raises:

@@ -126,7 +126,7 @@ if TYPE_CHECKING:
     class MapOptions(AttemptOptions, total=False):
         """The options of `map`, for type checkers; `on_error` stands apart, for it changes the result."""
 
-        on: Literal["thread", "process", "async"] | Executor
+        on: Literal["thread", "process", "async", "process+async"] | Executor
         workers: int | None
         ordered: bool
         buffersize: int | None
@@ -177,7 +177,7 @@ class _Options:
                     "could not map: `workers` is the executor's own business when `on` is an executor"
                 )
             return self.on, False
-        if self.on in MODELS and _is_async(function):
+        if self.on in MODELS and self.on != "process+async" and _is_async(function):
             return executor("async", self.workers or _ASYNC_WORKERS, name="map"), True
         workers = self.workers or _ASYNC_WORKERS if self.on == "async" else self.workers
         return executor(self.on, workers, name="map"), True
@@ -277,8 +277,8 @@ def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Ma
     Args:
         fn: The function; with several iterables it gets one item of each.
         *iterables: The input. The shortest decides.
-        on: "thread", "process" or "async", as `executor` takes it, or an executor, which is left open. An
-            ``async def`` function always runs on event loops.
+        on: "thread", "process", "async" or "process+async", as `executor` takes it, or an executor, which is
+            left open. An ``async def`` function always runs on event loops.
         workers: How many items are worked on at once: threads or processes (default: as their executors) or
             coroutines (default 100).
         ordered: Hand results out in the order of the input; otherwise as they are settled.

@@ -5,7 +5,12 @@ import pytest
 import manyhands as mh
 from manyhands.executors import MODELS
 
-CLASSES = {"thread": mh.ThreadExecutor, "process": mh.ProcessExecutor, "async": mh.AsyncExecutor}
+CLASSES = {
+    "thread": mh.ThreadExecutor,
+    "process": mh.ProcessExecutor,
+    "async": mh.AsyncExecutor,
+    "process+async": mh.ProcessExecutor,
+}
 each_name = pytest.mark.parametrize("name", MODELS)
 
 
@@ -17,6 +22,11 @@ def double(number):
     return 2 * number
 
 
+def doubling(name):
+    """The function in the form that the model runs."""
+    return double_on_loop if name.endswith("async") else double
+
+
 def test_every_model_has_a_name():
     assert {*MODELS} == {*CLASSES}
 
@@ -25,27 +35,29 @@ def test_every_model_has_a_name():
 def test_a_name_makes_the_executor_of_its_model(name):
     with mh.executor(name) as pool:
         assert type(pool) is CLASSES[name]
-        assert pool.model == name
+        assert pool.model == name.partition("+")[0]
 
 
 @each_name
 def test_workers_is_how_many_tasks_may_run_at_once(name):
-    with mh.executor(name, 3) as pool:
-        assert pool.capacity == 3
-    with mh.executor(name, workers=2) as pool:
-        assert pool.capacity == 2
+    each = {"concurrency": 5} if name == "process+async" else {}
+    with mh.executor(name, 3, **each) as pool:
+        assert pool.capacity == 3 * each.get("concurrency", 1)
+    with mh.executor(name, workers=2, **each) as pool:
+        assert pool.capacity == 2 * each.get("concurrency", 1)
 
 
 @each_name
 def test_without_workers_the_class_decides(name):
-    with mh.executor(name) as pool, CLASSES[name]() as made:
+    usual = {"concurrency": 100} if name == "process+async" else {}
+    with mh.executor(name) as pool, CLASSES[name](**usual) as made:
         assert pool.capacity == made.capacity
 
 
 @each_name
 def test_what_it_makes_runs_tasks(name):
     with mh.executor(name, 1) as pool:
-        assert pool.submit(double_on_loop if name == "async" else double, 21).result() == 42
+        assert pool.submit(doubling(name), 21).result() == 42
 
 
 def test_options_are_those_of_the_class():
@@ -76,7 +88,7 @@ def test_an_unknown_address_is_refused_without_showing_the_password_in_it():
 
 @each_name
 def test_maps_and_groups_take_the_same_names(name):
-    function = double_on_loop if name == "async" else double
+    function = doubling(name)
     assert list(mh.map(function, [1, 2], on=name, workers=1)) == [2, 4]
     with mh.TaskGroup(name, workers=1) as group:
         future = group.submit(function, 21)

@@ -55,7 +55,7 @@ impl Executor {
     }
 
     fn open(&self, crew: Crew, spawn: Py<PyAny>) {
-        let takes_coroutines = matches!(crew, Crew::Loops(_));
+        let takes_coroutines = crew.runs_coroutines();
         let owner = Arc::new(Owner(Pool::new(crew, spawn)));
         let _ = self.opened.set(Opened { owner, terms: None, takes_coroutines, accepted: Mutex::new(None) });
     }
@@ -126,9 +126,11 @@ impl Executor {
         self.open(Crew::Loops(LoopCrew::new(loops, concurrency)), spawn);
     }
 
-    /// Run tasks in up to `workers` processes, started with `spawn(process)`.
-    fn _open_processes(&self, workers: usize, spawn: Py<PyAny>) -> PyResult<()> {
-        self.open(Crew::Processes(ProcessCrew::new(workers)?), spawn);
+    /// Run tasks in up to `workers` processes, started with `spawn(process)`: functions one after the other, or up to
+    /// `concurrency` coroutines at a time in each.
+    #[pyo3(signature = (workers, spawn, concurrency = None))]
+    fn _open_processes(&self, workers: usize, spawn: Py<PyAny>, concurrency: Option<usize>) -> PyResult<()> {
+        self.open(Crew::Processes(ProcessCrew::new(workers, concurrency)?), spawn);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod batched;
 mod bridge;
 mod bulk;
 mod call;
+mod cancellations;
 mod detail;
 mod draft;
 mod enter;

@@ -61,6 +61,16 @@ pub(crate) enum Crew {
     Processes(ProcessCrew),
 }
 
+impl Crew {
+    pub(crate) fn runs_coroutines(&self) -> bool {
+        match self {
+            Self::Threads(_) => false,
+            Self::Loops(_) => true,
+            Self::Processes(crew) => crew.concurrency.is_some(),
+        }
+    }
+}
+
 /// What a pool's hands are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Model {
@@ -192,6 +202,7 @@ pub(crate) struct Pool {
     spawn: Py<PyAny>,
     born: u32,
     model: Model,
+    runs_coroutines: bool,
     /// The functions that were sent to worker processes.
     pub(crate) functions: Functions,
     /// Opened when the supervisor of worker processes has nothing left to look after.
@@ -202,6 +213,7 @@ impl Pool {
     pub(crate) fn new(crew: Crew, spawn: Py<PyAny>) -> Arc<Self> {
         Arc::new(Self {
             born: fork_generation(),
+            runs_coroutines: crew.runs_coroutines(),
             model: match crew {
                 Crew::Threads(_) => Model::Threads,
                 Crew::Loops(_) => Model::Loops,
@@ -226,7 +238,7 @@ impl Pool {
 
     /// Whether a running task can be cancelled without further ado: a coroutine can, at its next `await`.
     pub(crate) fn cancels_running(&self) -> bool {
-        self.model == Model::Loops
+        self.runs_coroutines
     }
 
     /// Whether this process was forked from the one in which the pool has its hands.
@@ -274,7 +286,7 @@ impl Pool {
 
     /// Whether many items may be submitted at once.
     pub(crate) fn takes_bulks(&self) -> bool {
-        self.model == Model::Processes
+        self.model == Model::Processes && !self.runs_coroutines
     }
 
     /// Queues items, by their token.

@@ -22,6 +22,7 @@ use std::time::Duration;
 use manyhands_engine::clock::Tick;
 use manyhands_engine::scheduler::{Order, Pop, Scheduler};
 use manyhands_engine::statistics::Statistics;
+use manyhands_os::clock;
 use manyhands_os::event::Event;
 use manyhands_os::ring::{self, Consumer, Producer, PushError};
 use manyhands_os::segment::Segment;
@@ -29,6 +30,7 @@ use pyo3::prelude::*;
 
 use crate::bulk::{self, Batch, Bulk, Manner};
 use crate::call::Work;
+use crate::cancellations;
 use crate::detail::Detail;
 use crate::draft;
 use crate::future::Future;
@@ -58,6 +60,8 @@ const BATCH: Duration = Duration::from_millis(1);
 const BATCHES: usize = 2;
 /// Work put ahead of a busy worker is taken back for an idle one if it would take longer than this.
 const WORTH_TAKING: Duration = Duration::from_micros(200);
+/// How long a worker's event loop may be blocked after it was told to cancel something.
+const DEAF: Duration = Duration::from_secs(5);
 /// How many workers may end before they are ready, one after the other, before the pool gives up.
 const MOST_STILLBORN: u32 = 3;
 /// How long to wait after a worker could not be started; twice as long after each further one.
@@ -240,6 +244,12 @@ pub(crate) struct Worker {
     is_full: bool,
     /// The task because of which it is being ended: settled already, whatever the worker may still say of it.
     pub(crate) condemned: Option<u64>,
+    /// How many coroutines it has in flight at most; `None` if it runs functions, one after the other.
+    concurrency: Option<usize>,
+    /// Coroutines that it was told to cancel: settled already, but perhaps still cleaning up.
+    pub(crate) dying: HashSet<u64>,
+    /// Since when it has not looked at what it was told to cancel.
+    deaf_since: Option<Tick>,
 }
 
 /// Why a worker did not take a task.
@@ -255,6 +265,9 @@ impl Worker {
     fn room(&self) -> usize {
         if self.is_leaving || self.is_full {
             return 0;
+        }
+        if let Some(most) = self.concurrency {
+            return most.saturating_sub(self.flights.len() + self.dying.len());
         }
         let most = match self.mean {
             None => 1,
@@ -338,8 +351,9 @@ impl Worker {
             return;
         }
         let name = &self.name;
-        if let Some(front) = self.flights.front_mut().filter(|front| front.began.is_none()) {
-            front.begin(now, name);
+        let at_once = if self.concurrency.is_some() { usize::MAX } else { 1 };
+        for flight in self.flights.iter_mut().take(at_once).filter(|flight| flight.began.is_none()) {
+            flight.begin(now, name);
         }
     }
 
@@ -354,6 +368,13 @@ impl Worker {
 
     /// The first task, if it is the one that an answer is about.
     pub(crate) fn expect_answer(&mut self, serial: u64) -> Result<&mut Flight, String> {
+        if self.concurrency.is_some()
+            && let Some(position) = self.flights.iter().position(|flight| flight.serial == serial)
+            && let Some(flight) = self.flights.remove(position)
+        {
+            // Coroutines end in any order.
+            self.flights.push_front(flight);
+        }
         match self.flights.front_mut() {
             None => Err("it answered what nobody asked".to_owned()),
             Some(front) if front.serial == serial => Ok(front),
@@ -373,6 +394,17 @@ impl Worker {
         let flight = self.flights.pop_back()?;
         self.is_leaving = true;
         self.condemned = Some(flight.serial);
+        Some(flight)
+    }
+
+    /// Has the worker cancel a coroutine, which is taken from its flights.
+    fn cancel(&mut self, position: usize, now: Tick) -> Option<Flight> {
+        let flight = self.flights.remove(position)?;
+        // One that takes no more cancellations is deaf already, and will be ended for it.
+        cancellations::write(&self.hand.segment, flight.serial);
+        self.dying.insert(flight.serial);
+        self.deaf_since.get_or_insert(now);
+        self.hand.event.signal();
         Some(flight)
     }
 
@@ -410,6 +442,8 @@ pub(crate) struct Dispatched {
 /// The worker processes of a pool: the part of its state that concerns them.
 pub(crate) struct ProcessCrew {
     max: usize,
+    /// How many coroutines each worker has in flight, if that is what they run.
+    pub(crate) concurrency: Option<usize>,
     pub(crate) workers: Vec<Worker>,
     /// Wakes the supervisor; workers signal it, too.
     pub(crate) event: Arc<Event>,
@@ -434,9 +468,10 @@ pub(crate) struct ProcessCrew {
 }
 
 impl ProcessCrew {
-    pub(crate) fn new(max: usize) -> io::Result<Self> {
+    pub(crate) fn new(max: usize, concurrency: Option<usize>) -> io::Result<Self> {
         Ok(Self {
             max,
+            concurrency,
             workers: Vec::new(),
             event: Arc::new(Event::new()?),
             is_supervised: false,
@@ -605,6 +640,9 @@ impl ProcessCrew {
             is_leaving: false,
             is_full: false,
             condemned: None,
+            concurrency: self.concurrency,
+            dying: HashSet::new(),
+            deaf_since: None,
         });
         Ok(hand)
     }
@@ -654,7 +692,13 @@ impl ProcessCrew {
                 queue.give_back(flight);
             }
         }
-        if worker.flights.back().is_some_and(|last| last.freight.is(future)) && !worker.is_leaving {
+        if worker.concurrency.is_some() {
+            let position = worker.flights.iter().position(|flight| flight.freight.is(future));
+            if let Some(flight) = position.and_then(|position| worker.cancel(position, clock::now())) {
+                queue.statistics.interrupted += 1;
+                given_up.flight = Some(flight);
+            }
+        } else if worker.flights.back().is_some_and(|last| last.freight.is(future)) && !worker.is_leaving {
             given_up.flight = worker.condemn();
             given_up.runner = Some(Arc::clone(&worker.hand));
         }
@@ -677,10 +721,24 @@ impl ProcessCrew {
     }
 
     /// Takes the tasks that have passed their limits; their workers are to be ended. See [`give_up`](Self::give_up).
-    pub(crate) fn overdue(&mut self, now: Tick, mut queue: Queue<'_>) -> Vec<(Arc<ProcessHand>, Flight)> {
+    pub(crate) fn overdue(
+        &mut self,
+        now: Tick,
+        mut queue: Queue<'_>,
+    ) -> Vec<(Option<Arc<ProcessHand>>, Flight)> {
         let is_late = |flight: &Flight| flight.deadline.is_some_and(|deadline| deadline <= now);
         let mut overdue = Vec::new();
         for worker in self.workers.iter_mut().filter(|worker| !worker.is_leaving) {
+            if worker.concurrency.is_some() {
+                if worker.flights.iter().any(is_late) {
+                    // What is left has begun: what waits in the ring is late only because the loop is.
+                    worker.take_back(usize::MAX).into_iter().for_each(|flight| queue.give_back(flight));
+                }
+                while let Some(position) = worker.flights.iter().position(is_late) {
+                    overdue.extend(worker.cancel(position, now).map(|flight| (None, flight)));
+                }
+                continue;
+            }
             if worker.flights.front().is_none_or(|front| !is_late(front)) {
                 continue;
             }
@@ -689,7 +747,7 @@ impl ProcessCrew {
             if worker.flights.len() == 1
                 && let Some(flight) = worker.condemn()
             {
-                overdue.push((Arc::clone(&worker.hand), flight));
+                overdue.push((Some(Arc::clone(&worker.hand)), flight));
             }
         }
         overdue
@@ -703,9 +761,28 @@ impl ProcessCrew {
         }
     }
 
+    /// The workers whose event loop is blocked: they do not even look at what they are to cancel.
+    pub(crate) fn deaf(&mut self, now: Tick) -> Vec<Arc<ProcessHand>> {
+        let mut deaf = Vec::new();
+        for worker in self.workers.iter_mut().filter(|worker| worker.deaf_since.is_some()) {
+            if cancellations::are_read(&worker.hand.segment) {
+                worker.deaf_since = None;
+            } else if !worker.is_leaving && worker.deaf_since.is_some_and(|since| now - since >= DEAF) {
+                worker.is_leaving = true;
+                deaf.push(Arc::clone(&worker.hand));
+            }
+        }
+        deaf
+    }
+
     pub(crate) fn earliest_deadline(&self) -> Option<Tick> {
         let running = self.workers.iter().filter(|worker| !worker.is_leaving);
-        running.filter_map(|worker| worker.flights.front()?.deadline).min()
+        let of_worker = |worker: &Worker| {
+            let at_once = if worker.concurrency.is_some() { usize::MAX } else { 1 };
+            let deadlines = worker.flights.iter().take(at_once).filter_map(|flight| flight.deadline);
+            deadlines.chain(worker.deaf_since.map(|since| since + DEAF)).min()
+        };
+        running.filter_map(of_worker).min()
     }
 
     /// Takes back everything that no worker has begun.
@@ -747,16 +824,18 @@ impl ProcessCrew {
         hand: &Arc<ProcessHand>,
         mut queue: Queue<'_>,
         now: Tick,
-    ) -> (Option<Flight>, bool) {
+    ) -> (Vec<Flight>, bool) {
         let Some(index) = self.workers.iter().position(|worker| Arc::ptr_eq(&worker.hand, hand)) else {
-            return (None, false);
+            return (Vec::new(), false);
         };
         let mut worker = self.workers.swap_remove(index);
         let is_stillborn = !worker.is_ready && !worker.is_leaving;
         self.stillborn += u32::from(is_stillborn);
-        let victim = if worker.claimed() > 0 { worker.take_victim(now) } else { None };
+        let at_once = if worker.concurrency.is_some() { usize::MAX } else { 1 };
+        let count = worker.claimed().min(at_once);
+        let victims = (0..count).filter_map(|_| worker.take_victim(now)).collect();
         worker.flights.into_iter().for_each(|flight| queue.give_back(flight));
-        (victim, is_stillborn && self.stillborn >= MOST_STILLBORN)
+        (victims, is_stillborn && self.stillborn >= MOST_STILLBORN)
     }
 }
 

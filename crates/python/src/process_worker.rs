@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::bulk::Manner;
+use crate::cancellations;
 use crate::draft::Draft;
 use crate::enter::Turn;
 use crate::lines::{Lines, STREAMS};
@@ -133,8 +134,6 @@ impl ProcessWorker {
 
     /// Waits for a task; `false` if the worker shall end.
     fn next(&self, py: Python<'_>, body: &mut Body, message: &mut Vec<u8>) -> PyResult<bool> {
-        let corrupt =
-            |error: ring::RingError| PyRuntimeError::new_err(format!("the task ring is corrupt: {error}"));
         let mut until = clock::now() + LOOK;
         loop {
             if !body.has_retired() && body.tasks.try_pop(message).map_err(corrupt)? {
@@ -177,6 +176,40 @@ impl ProcessWorker {
                 match message::read_outside(self.parent, descriptor, len) {
                     Ok(message) => self.follow(py, body, &message, false),
                     Err(error) => self.fail(py, body, serial, "arguments", error.into()),
+                }
+            }
+            _ => Err(PyRuntimeError::new_err("the pool sent a message of no known kind")),
+        }
+    }
+
+    /// Reads one order as a call to be made by whoever runs coroutines; `None` if it was answered with a failure.
+    fn read_order<'py>(
+        &self,
+        py: Python<'py>,
+        body: &mut Body,
+        bytes: &[u8],
+        may_be_outside: bool,
+    ) -> PyResult<Option<TakenCall<'py>>> {
+        match message::read_order(bytes) {
+            Some(Order::Task { task, function, arguments }) => {
+                if !function.is_empty() {
+                    body.functions.insert(task.function, parcel::load(py, function).map(Bound::unbind));
+                }
+                match read_task(py, body, &task, arguments) {
+                    Ok((function, (args, kwargs, variables))) => {
+                        Ok(Some((task.serial, function, args, kwargs, variables)))
+                    }
+                    Err(error) => {
+                        let (_, bytes) = pack(py, Err(error))?;
+                        let header = message::answer(task.serial, true, 0, 0);
+                        self.answer(py, body, task.serial, &[&header, &bytes]).map(|()| None)
+                    }
+                }
+            }
+            Some(Order::Outside { descriptor, len, serial }) if may_be_outside => {
+                match message::read_outside(self.parent, descriptor, len) {
+                    Ok(message) => self.read_order(py, body, &message, false),
+                    Err(error) => self.fail(py, body, serial, "arguments", error.into()).map(|()| None),
                 }
             }
             _ => Err(PyRuntimeError::new_err("the pool sent a message of no known kind")),
@@ -368,13 +401,21 @@ fn call_item<'py>(
     crate::thread_crew::refuse_coroutine(&function, result, "in a worker process")
 }
 
-fn call<'py>(py: Python<'py>, body: &Body, task: &Task, arguments: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+fn read_task<'py>(
+    py: Python<'py>,
+    body: &Body,
+    task: &Task,
+    arguments: &[u8],
+) -> PyResult<(Bound<'py, PyAny>, ReadCall<'py>)> {
     let function = function_of(py, body, task)?;
-    let (args, kwargs, variables) = if arguments.is_empty() {
-        (PyTuple::empty(py), None, None)
-    } else {
-        read_call(&parcel::load(py, arguments)?.cast_into()?)?
-    };
+    if arguments.is_empty() {
+        return Ok((function, (PyTuple::empty(py), None, None)));
+    }
+    Ok((function, read_call(&parcel::load(py, arguments)?.cast_into()?)?))
+}
+
+fn call<'py>(py: Python<'py>, body: &Body, task: &Task, arguments: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let (function, (args, kwargs, variables)) = read_task(py, body, task, arguments)?;
     let context = native::copy_current_context(py)?;
     if let Some(seed) = task.seed {
         crate::seed::set(&context, seed)?;
@@ -384,6 +425,14 @@ fn call<'py>(py: Python<'py>, body: &Body, task: &Task, arguments: &[u8]) -> PyR
         native::call(&function, &args, kwargs.as_ref())
     })?;
     crate::thread_crew::refuse_coroutine(&function, result, "in a worker process")
+}
+
+/// A call as whoever runs coroutines gets it.
+type TakenCall<'py> =
+    (u64, Bound<'py, PyAny>, Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>, Option<Bound<'py, PyAny>>);
+
+fn corrupt(error: ring::RingError) -> PyErr {
+    PyRuntimeError::new_err(format!("the task ring is corrupt: {error}"))
 }
 
 type ReadCall<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>, Option<Bound<'py, PyAny>>);
@@ -501,6 +550,82 @@ impl ProcessWorker {
         match self.lines.take(stream) {
             Some(rest) => self.note(py, stream, &rest),
             None => Ok(()),
+        }
+    }
+
+    /// Tell the pool that coroutines can be run; from now on whoever runs them asks for them.
+    fn begin(&self, py: Python<'_>) -> PyResult<()> {
+        self.push(py, &[&message::ready()])
+    }
+
+    /// The descriptor that is readable when it is worth asking.
+    fn fileno(&self) -> i32 {
+        use std::os::fd::AsRawFd;
+        self.event.fd().as_raw_fd()
+    }
+
+    /// Take the next call, if there is one: its number, a coroutine function, arguments, keywords, context variables.
+    fn take_call<'py>(&self, py: Python<'py>) -> PyResult<Option<TakenCall<'py>>> {
+        let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(body) = body.as_mut() else { return Ok(None) };
+        let mut message = Vec::new();
+        while !body.has_retired() && body.tasks.try_pop(&mut message).map_err(corrupt)? {
+            body.count_tasks(1);
+            if let Some(call) = self.read_order(py, body, &message, true)? {
+                return Ok(Some(call));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Take the number of a call that is to be cancelled, if there is one.
+    fn take_cancellation(&self) -> Option<u64> {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        cancellations::read(&body.as_ref()?.segment)
+    }
+
+    /// Have the descriptor become readable for whatever comes; False if something has come already.
+    fn prepare_sleep(&self) -> bool {
+        let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(body) = body.as_mut() else { return true };
+        body.forget_read();
+        body.has_retired() || body.tasks.prepare_sleep()
+    }
+
+    /// Take note that the descriptor was seen.
+    fn end_sleep(&self) {
+        self.event.drain();
+        if let Some(body) = &mut *self.body.lock().unwrap_or_else(PoisonError::into_inner) {
+            body.tasks.end_sleep();
+        }
+    }
+
+    /// Whether the pool wants this worker to end when it has nothing left to do.
+    #[getter]
+    fn is_stopped(&self) -> bool {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(Body::is_stopped)
+    }
+
+    /// Answer a call that was taken: with a value, or with an exception if it has failed.
+    fn answer_call(
+        &self,
+        py: Python<'_>,
+        serial: u64,
+        outcome: Bound<'_, PyAny>,
+        has_failed: bool,
+        nanoseconds: u64,
+    ) -> PyResult<()> {
+        self.flush_all(py)?;
+        let result = if has_failed { Err(PyErr::from_value(outcome)) } else { Ok(outcome) };
+        let (has_failed, bytes) = pack(py, result)?;
+        let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(body) = body.as_mut() else { return Ok(()) };
+        let header = message::answer(serial, has_failed, nanoseconds, 0);
+        match self.answer(py, body, serial, &[&header, &bytes]) {
+            Err(error) if error.is_instance_of::<PyOSError>(py) => {
+                self.fail(py, body, serial, "result", error)
+            }
+            answered => answered,
         }
     }
 

@@ -50,7 +50,7 @@ enum Errand {
     /// A task was found cancelled.
     Cancelled(Py<Future>),
     /// A task has passed its limit: end its worker.
-    Overdue(Arc<ProcessHand>, Flight),
+    Overdue(Option<Arc<ProcessHand>>, Flight),
     /// A worker has ended while it ran this.
     Died(Arc<ProcessHand>, Flight, Ended),
     /// No worker gets ready: this is why.
@@ -268,7 +268,9 @@ impl Supervisor {
         let Shared { crew, scheduler, statistics, .. } = &mut *shared;
         let Crew::Processes(crew) = crew else { return Ok(()) };
         let Some(worker) = crew.worker_of(hand) else { return Ok(()) };
-        if worker.condemned.take_if(|condemned| *condemned == serial).is_some() {
+        if worker.condemned.take_if(|condemned| *condemned == serial).is_some()
+            || worker.dying.remove(&serial)
+        {
             return Ok(());
         }
         worker.expect_answer(serial)?;
@@ -345,9 +347,9 @@ impl Supervisor {
         let mut shared = self.pool.shared();
         let Shared { crew, scheduler, statistics, .. } = &mut *shared;
         let Crew::Processes(crew) = crew else { return };
-        let (victim, gives_up) = crew.bury(hand, Queue { scheduler, statistics }, clock::now());
+        let (victims, gives_up) = crew.bury(hand, Queue { scheduler, statistics }, clock::now());
         drop(shared);
-        if let Some(flight) = victim {
+        for flight in victims {
             self.errands.push(Errand::Died(Arc::clone(hand), flight, ended));
         }
         if gives_up {
@@ -367,6 +369,12 @@ impl Supervisor {
         let Crew::Processes(crew) = crew else { return None };
         for (hand, flight) in crew.overdue(now, Queue { scheduler, statistics }) {
             self.errands.push(Errand::Overdue(hand, flight));
+        }
+        for hand in crew.deaf(now) {
+            self.errands.push(Errand::Mad(
+                hand,
+                "its event loop is blocked: it does not cancel what it is told to".to_owned(),
+            ));
         }
         let (wake, level_at) =
             if broken { (Vec::new(), None) } else { hand_out(crew, scheduler, statistics, now) };
@@ -425,7 +433,7 @@ impl Supervisor {
                 }
             }
             Errand::Overdue(hand, flight) => {
-                kill(py, &hand, GRACE)?;
+                hand.map_or(Ok(()), |hand| kill(py, &hand, GRACE))?;
                 {
                     let mut shared = self.pool.shared();
                     shared.statistics.timed_out += 1;

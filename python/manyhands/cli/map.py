@@ -163,7 +163,7 @@ def _check_failures_file(place: Place, failures: str, options: dict[str, Any]) -
 
 def _map_options(options: dict[str, Any], target: Target) -> dict[str, Any]:
     on = options["on"] or ("async" if target.is_async else "thread")
-    if target.is_async != (on == "async"):
+    if target.is_async != on.endswith("async"):
         kind = "an `async def` function" if target.is_async else "a plain function"
         fitting = "async" if target.is_async else "thread"
         raise Problem(

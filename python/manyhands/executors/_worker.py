@@ -12,6 +12,7 @@ import traceback
 from typing import Any
 
 from manyhands import _core
+from manyhands.executors._coroutines import serve
 from manyhands.executors._notes import speaking
 
 __all__ = ["main"]
@@ -29,6 +30,7 @@ def main(
     authkey: bytes | None,
     initializer: bytes | None,
     levels: dict[str, Any] | None,
+    runs_coroutines: bool,
     max_tasks: int | None,
     max_memory: int | None,
 ) -> int:
@@ -45,6 +47,7 @@ def main(
         authkey: What connects to the ``multiprocessing`` managers of the parent, if it uses any.
         initializer: The pickled initializer and its arguments.
         levels: What the parent's loggers let pass; None to leave this process's output to itself.
+        runs_coroutines: Whether tasks are coroutines, for an event loop.
         max_tasks: How many tasks it runs before it makes room for another worker.
         max_memory: The most memory that it holds after a task for which it does not, in bytes.
     """
@@ -72,10 +75,10 @@ def main(
         current_process().authkey = authkey
     worker = _core.ProcessWorker(parent, *fds, max_tasks=max_tasks, max_memory=max_memory)
     with contextlib.nullcontext() if levels is None else speaking(worker, name, levels):
-        return _serve(worker, initializer)
+        return _serve(worker, initializer, runs_coroutines)
 
 
-def _serve(worker: _core.ProcessWorker, initializer: bytes | None) -> int:
+def _serve(worker: _core.ProcessWorker, initializer: bytes | None, runs_coroutines: bool) -> int:
     if initializer is not None:
         try:
             function, arguments = pickle.loads(initializer)
@@ -83,5 +86,8 @@ def _serve(worker: _core.ProcessWorker, initializer: bytes | None) -> int:
         except BaseException:
             worker.initializer_failed(traceback.format_exc())
             return 1
-    worker.run()
+    if runs_coroutines:
+        serve(worker)
+    else:
+        worker.run()
     return 0

@@ -18,10 +18,15 @@ def _async(workers: int | None, **options: Any) -> Executor:
     return AsyncExecutor(**options) if workers is None else AsyncExecutor(concurrency=workers, **options)
 
 
+def _process_async(workers: int | None, concurrency: int = 100, **options: Any) -> Executor:
+    return ProcessExecutor(workers, concurrency=concurrency, **options)
+
+
 _MAKERS: dict[str, Callable[..., Executor]] = {
     ThreadExecutor.model: ThreadExecutor,
     ProcessExecutor.model: ProcessExecutor,
     AsyncExecutor.model: _async,
+    "process+async": _process_async,
 }
 
 MODELS = tuple(_MAKERS)
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
     ) -> ThreadExecutor: ...
     @overload
     def executor(
-        model: Literal["process"], /, workers: int | None = None, **options: Any
+        model: Literal["process", "process+async"], /, workers: int | None = None, **options: Any
     ) -> ProcessExecutor: ...
     @overload
     def executor(model: Literal["async"], /, workers: int | None = None, **options: Any) -> AsyncExecutor: ...
@@ -52,7 +57,8 @@ def executor(model: str, /, workers: int | None = None, **options: object) -> Ex
     """Make an executor by the name of its model, as a setting or an argument of a program may give it.
 
     Args:
-        model: "thread", "process" or "async", or the address of a cluster: "dask://host:port", see
+        model: "thread", "process", "async", "process+async" (event loops in worker processes, for ``async
+            def`` functions that also compute), or the address of a cluster: "dask://host:port", see
             `DaskExecutor`.
         workers: How many tasks may run at once: threads, processes, coroutines in flight on each event loop,
             or tasks in the cluster. By default as the executor's class has it.

@@ -47,6 +47,10 @@ class ProcessExecutor(Executor):
 
     Args:
         workers: How many processes; by default as many as processors, by affinity and container quota.
+        concurrency: Makes it an executor of ``async def`` functions, for work that both waits and computes:
+            each worker runs an event loop with that many of them in flight. A time limit or a cancellation
+            cancels the coroutine at its next ``await``; a worker whose loop is blocked for 5 s meanwhile is
+            ended. A worker that dies fails all coroutines that it ran.
         initializer: Called in each worker before its first task, with `initargs`. If it raises, the
             executor is broken: every task fails with `BrokenInitializer`.
         initargs: The arguments of `initializer`.
@@ -79,6 +83,7 @@ class ProcessExecutor(Executor):
         self,
         workers: int | None = None,
         *,
+        concurrency: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_worker: int | None = None,
@@ -95,6 +100,7 @@ class ProcessExecutor(Executor):
         memory = None if max_memory_per_worker is None else _bytes(max_memory_per_worker)
         for option, found in (
             ("workers", workers),
+            ("concurrency", concurrency),
             ("max_tasks_per_worker", max_tasks_per_worker),
             ("max_memory_per_worker", memory),
             ("threads_per_worker", threads),
@@ -113,6 +119,7 @@ class ProcessExecutor(Executor):
         self._name = prefix = name or f"ProcessExecutor-{next(_numbers)}"
         settings: dict[str, Any] = {
             "fresh": start == "spawn",
+            "runs_coroutines": concurrency is not None,
             "max_tasks": max_tasks_per_worker,
             "max_memory": memory,
             "directory": os.getcwd(),  # noqa: PTH109
@@ -121,7 +128,7 @@ class ProcessExecutor(Executor):
         }
         modules = tuple(preload)
         numbers = itertools.count()
-        self.capacity = workers
+        self.capacity = workers * (concurrency or 1)
 
         # A closure without `self`: the workers must not keep the executor alive.
         def spawn(hand: _core.Process) -> None:
@@ -140,7 +147,7 @@ class ProcessExecutor(Executor):
 
         # Now, for a task may come when the interpreter exits, and then no thread can be started any more.
         zygote(modules)
-        self._open_processes(workers, spawn)
+        self._open_processes(workers, spawn, concurrency)
         _remember(self._process_pool())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
