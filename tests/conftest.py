@@ -1,8 +1,11 @@
-"""What every test shares: how hard hypothesis looks, and a header that says which build is under test."""
+"""What every test shares: how hard hypothesis looks, which build is under test, and a context of its own."""
 
+import contextvars
 import os
 
+import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import junkdrawer
 
 import manyhands
 
@@ -10,7 +13,17 @@ import manyhands
 settings.register_profile("fast", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "fast")
+# Else it measures garbage collections in Python code, where an interruption of a task may arrive and is lost.
+junkdrawer._gc_initialized = True
 
 
 def pytest_report_header() -> str:
     return f"manyhands: {manyhands.__file__}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem) -> bool:
+    """Run a test in a context of its own: variables that it leaves set would travel with all later tasks."""
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    contextvars.copy_context().run(pyfuncitem.obj, **arguments)
+    return True
