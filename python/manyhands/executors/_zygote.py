@@ -39,6 +39,7 @@ __all__ = ["Ended", "Zygote", "ZygoteGone", "serve", "zygote"]
 _PACKET = 1 << 16
 """The largest message within a packet; a larger one travels in memory of its own."""
 _MOST_FDS = 8
+_OF_EVERY_WORKER = ("manyhands.executors._worker", "manyhands.executors._pickling", "multiprocessing.process")
 
 
 OnEnd: TypeAlias = Callable[[int, int], object]
@@ -264,7 +265,7 @@ def serve(fd: int, parent: int, preload: tuple[str, ...]) -> None:
     # The thread that started this process may have blocked signals, which would be inherited.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     _core.become_subreaper()
-    for module in preload:
+    for module in (*_OF_EVERY_WORKER, *preload):
         try:
             importlib.import_module(module)
         except Exception:
