@@ -169,11 +169,14 @@ class UnsendableError(ManyhandsError):
     Attributes:
         kind: The exception's class, by its full name.
         message: Its text.
+        reason: Why it could not be pickled, and where in it.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, reason: str | None = None) -> None:
         super().__init__(f"{kind}: {message}")
-        self.kind, self.message = kind, message
+        self.kind, self.message, self.reason = kind, message, reason
+        if reason is not None:
+            self.hint = f"this stands for an exception that could not be sent from its process: {reason}"
 
 
 class WrongExecutor(ManyhandsError, TypeError):

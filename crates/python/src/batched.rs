@@ -16,7 +16,7 @@ use crate::enter;
 use crate::error;
 use crate::executor::Executor;
 use crate::future::Future;
-use crate::parcel::{self, Function};
+use crate::parcel::{self, Culprit, Function};
 use crate::pool::Pool;
 use crate::progress::Counts;
 use crate::wait::next_number;
@@ -118,7 +118,10 @@ impl Bulks {
     /// # Errors
     /// A `TypeError` that names the function, if it cannot be pickled.
     pub(crate) fn encode(&self, item: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<()> {
-        wire::encode(item, bytes).map_err(|error| parcel::cannot_send(error, &self.function.name, item.py()))
+        wire::encode(item, bytes).map_err(|error| {
+            let culprit = Culprit { value: item, names: &["item"] };
+            parcel::cannot_send(error, &self.function.name, &culprit)
+        })
     }
 
     /// Submits items; `inputs`, if there are any, come back with what became of them.

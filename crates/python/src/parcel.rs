@@ -14,7 +14,7 @@ use manyhands_os::clock;
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::call::function_name;
 use crate::error;
@@ -74,7 +74,11 @@ impl Functions {
         {
             return Ok(Arc::clone(known));
         }
-        let bytes = dump_by_value(function)?;
+        let bytes = dump_by_value(function).map_err(|error| {
+            let name = function_name(function);
+            let culprit = Culprit { value: function, names: &[&name] };
+            unpicklable(error, &format!("could not send the function `{name}` to a worker process"), &culprit)
+        })?;
         let referent = Referent::new(function);
         let mut table = table();
         let forgotten =
@@ -120,7 +124,10 @@ impl Parcel {
                 None => PyTuple::new(args.py(), [args.as_any(), &kwargs])?,
                 Some(context) => PyTuple::new(args.py(), [args.as_any(), &kwargs, context])?,
             };
-            dump(call.as_any()).map_err(|error| cannot_send(error, &function.name, args.py()))?
+            dump(call.as_any()).map_err(|error| {
+                let (value, names) = (call.as_any(), ["args", "kwargs", "context"].as_slice());
+                cannot_send(error, &function.name, &Culprit { value, names })
+            })?
         };
         Ok(Self { function, arguments: Arc::new(arguments), seed: None, submitted: clock::now() })
     }
@@ -148,17 +155,41 @@ pub(crate) fn apply_context(packed: &Bound<'_, PyAny>) -> PyResult<()> {
     APPLY.import(packed.py(), "manyhands.executors._context", "apply")?.call1((packed,)).map(drop)
 }
 
-pub(crate) fn cannot_send(error: PyErr, name: &str, py: Python<'_>) -> PyErr {
-    unpicklable(py, error, &format!("could not send the arguments of `{name}` to a worker process"))
+/// What could not be pickled, and what to call it; or its elements, if it is a tuple of things that have names.
+pub(crate) struct Culprit<'a, 'py> {
+    pub(crate) value: &'a Bound<'py, PyAny>,
+    pub(crate) names: &'a [&'a str],
+}
+
+impl Culprit<'_, '_> {
+    /// Where in it that is which cannot be pickled, for a message; empty if that is not to be found.
+    pub(crate) fn place(&self) -> PyResult<String> {
+        let py = self.value.py();
+        let arguments = std::iter::once(self.value.clone())
+            .chain(self.names.iter().map(|name| PyString::new(py, name).into_any()));
+        let arguments = PyTuple::new(py, arguments.collect::<Vec<_>>())?;
+        let module = py.import("manyhands.executors._culprit")?;
+        let path = module.call_method1("path_to_culprit", arguments)?.extract::<Option<String>>()?;
+        Ok(path.map_or_else(String::new, |path| format!(", found at `{path}`")))
+    }
+}
+
+pub(crate) fn cannot_send(error: PyErr, name: &str, culprit: &Culprit<'_, '_>) -> PyErr {
+    unpicklable(error, &format!("could not send the arguments of `{name}` to a worker process"), culprit)
 }
 
 /// What came of an attempt to pickle, explained: a `PicklingError` if it was one, else a `TypeError`. What is not an
 /// `Exception` is nothing to explain: somebody wants to exit.
-pub(crate) fn unpicklable(py: Python<'_>, error: PyErr, what: &str) -> PyErr {
+pub(crate) fn unpicklable(error: PyErr, what: &str, culprit: &Culprit<'_, '_>) -> PyErr {
+    let py = culprit.value.py();
     if !error.is_instance_of::<PyException>(py) {
         return error;
     }
-    let text = format!("{what}: {}", error.value(py));
+    let place = match culprit.place() {
+        Err(exit) if !exit.is_instance_of::<PyException>(py) => return exit,
+        place => place.unwrap_or_default(),
+    };
+    let text = format!("{what}: {}{place}", error.value(py));
     let explained = match py.import("_pickle").and_then(|module| module.getattr("PicklingError")) {
         Ok(kind) if error.matches(py, &kind).unwrap_or(false) => match kind.call1((text.as_str(),)) {
             Ok(value) => PyErr::from_value(value),

@@ -10,7 +10,7 @@ use manyhands_os::clock;
 use manyhands_os::event::Event;
 use manyhands_os::ring::{self, Consumer, Producer, PushError};
 use manyhands_os::segment::Segment;
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyBaseException, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -21,7 +21,7 @@ use crate::enter::Turn;
 use crate::lines::{Lines, STREAMS};
 use crate::message::{self, Order, Task};
 use crate::native;
-use crate::parcel;
+use crate::parcel::{self, Culprit};
 use crate::pool;
 use crate::process_crew::{INLINE, RELEASED, RETIRED, RING, SEGMENT, STOPPED};
 use crate::wire::{self, Reader};
@@ -454,24 +454,37 @@ fn pack(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> PyResult<(bool, V
     };
     let traceback = format_exception(&error, py)?;
     let pair = (error.value(py), &traceback).into_pyobject(py)?;
-    if let Ok(bytes) = parcel::dump(pair.as_any()) {
+    let reason = match parcel::dump(pair.as_any()) {
         // An exception that pickles but cannot be read would fail in the parent; better to know here.
-        if parcel::load(py, &bytes).is_ok() {
-            return Ok((true, bytes));
+        Ok(bytes) => match parcel::load(py, &bytes) {
+            Ok(_) => return Ok((true, bytes)),
+            Err(failure) => {
+                format!("it cannot be made again from its pickle: {}", text_of(failure.value(py)))
+            }
+        },
+        Err(failure) => {
+            let culprit = Culprit { value: pair.as_any(), names: &["exception", "traceback"] };
+            let place = culprit.place().unwrap_or_default();
+            format!("it cannot be pickled: {}{place}", text_of(failure.value(py)))
         }
-    }
+    };
     let stand_in = crate::error::unsendable_error(py)?.call1((
         error.get_type(py).fully_qualified_name()?,
-        error.value(py).str().map_or_else(|_| "?".to_owned(), |text| text.to_string()),
+        text_of(error.value(py)),
+        reason,
     ))?;
     let pair = (stand_in, traceback).into_pyobject(py)?;
     Ok((true, parcel::dump(pair.as_any())?))
 }
 
+fn text_of(error: &Bound<'_, PyBaseException>) -> String {
+    error.str().map_or_else(|_| "?".to_owned(), |text| text.to_string_lossy().into_owned())
+}
+
 fn explain_unpickled(value: &Bound<'_, PyAny>, error: PyErr) -> PyResult<PyErr> {
     let kind = value.get_type().fully_qualified_name()?;
     let what = format!("could not send the result, a {kind}, back from the worker process");
-    Ok(parcel::unpicklable(value.py(), error, &what))
+    Ok(parcel::unpicklable(error, &what, &Culprit { value, names: &["result"] }))
 }
 
 fn format_exception(error: &PyErr, py: Python<'_>) -> PyResult<String> {

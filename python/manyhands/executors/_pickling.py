@@ -12,7 +12,7 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["dumps", "dumps_by_value", "place", "variable"]
+__all__ = ["Pickler", "dumps", "dumps_by_value", "place", "variable"]
 
 _MAIN = ""
 """Stands for the main module. Its own name in a pickle says that there is something to be sent by value."""
@@ -34,11 +34,11 @@ def dumps(value: object) -> bytes:
 def dumps_by_value(value: object) -> bytes:
     """Pickle with cloudpickle, which sends by value what cannot be imported by name."""
     file = io.BytesIO()
-    _Pickler(file, _PROTOCOL).dump(value)
+    Pickler(file, _PROTOCOL).dump(value)
     return file.getvalue()
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Also sends the context variables that a function of ``__main__`` uses."""
 
     def reducer_override(self, obj: Any) -> tuple[Callable[..., Any], tuple[str, str]] | Any:

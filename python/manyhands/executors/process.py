@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import cloudpickle
-
 from manyhands import _core
+from manyhands.executors._culprit import path_to_culprit
 from manyhands.executors._notes import Listener, levels
+from manyhands.executors._pickling import dumps_by_value
 from manyhands.executors._zygote import zygote
 from manyhands.executors.base import Executor, _remember
 
@@ -124,7 +124,7 @@ class ProcessExecutor(Executor):
             "max_memory": memory,
             "directory": os.getcwd(),  # noqa: PTH109
             "environment": {variable: str(threads) for variable in _THREAD_VARIABLES},
-            "initializer": None if initializer is None else cloudpickle.dumps((initializer, tuple(initargs))),
+            "initializer": None if initializer is None else _pickled(initializer, tuple(initargs)),
         }
         modules = tuple(preload)
         numbers = itertools.count()
@@ -164,6 +164,15 @@ class ProcessExecutor(Executor):
     @property
     def _threads(self) -> set[threading.Thread]:
         return set()
+
+
+def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
+    try:
+        return dumps_by_value((initializer, initargs))
+    except Exception as error:
+        path = path_to_culprit((initializer, initargs), "initializer", "initargs")
+        place = "" if path is None else f", found at `{path}`"
+        raise TypeError(f"could not send the initializer to worker processes: {error}{place}") from error
 
 
 def _authkey() -> bytes | None:
