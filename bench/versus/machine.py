@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -20,8 +21,18 @@ def facts() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "Python": f"{platform.python_implementation()} {sys.version.split()[0]}",
         "manyhands": f"{importlib.metadata.version('manyhands')}{_revision()}",
+        **_peers(),
         "load before": load(),
     }
+
+
+def _peers() -> dict[str, str]:
+    """The libraries beside the standard library that we are compared with, as far as they are installed."""
+    found = {}
+    for name in ("loky", "mpire", "pebble", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def load() -> str:

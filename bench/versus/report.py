@@ -9,7 +9,7 @@ from typing import Any
 
 from .runner import Figures, Row, Subject
 
-NOTES = Path(__file__).parent / "notes.md"
+INTRODUCTION = Path(__file__).parent / "processes.md"
 
 SCALES = {
     "s": ((1, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")),
@@ -33,39 +33,55 @@ def ratio(figures: Figures | None) -> str:
     return f"{figures.median:.3g}x ({low:.3g}…{high:.3g})"
 
 
+def name(row: Row) -> str:
+    """What was measured."""
+    return f"{row.title}, {row.metric}" if row.metric else row.title
+
+
+def bars(row: Row) -> str:
+    """What was asked for."""
+    return ", ".join(row.bars)
+
+
 def verdict(row: Row) -> str:
-    """Whether the bar was reached."""
-    return "" if row.reached is None else "reached" if row.reached else "missed"
+    """Whether the bars were reached."""
+    return "" if not row.bars else "reached" if all(row.bars.values()) else "missed"
 
 
-HEADINGS = ("", "peer", "manyhands", "ratio (quartiles)", "bar", "")
+HEADINGS = ("", "peer", "its cost", "manyhands", "ratio (quartiles)", "bar", "")
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """One row of the table."""
-    name = f"{row.title}, {row.metric}" if row.metric else row.title
-    peer = "" if row.peer is None else quantity(row.peer.median, row.unit)
-    return (name, peer, quantity(row.ours.median, row.unit), ratio(row.ratio), row.bar or "", verdict(row))
+def lines(row: Row) -> list[tuple[str, ...]]:
+    """One row of results as lines of a table, one for each peer."""
+    ours = quantity(row.ours.median, row.unit)
+    if not row.peers:
+        return [(name(row), "", "", ours, "", bars(row), verdict(row))]
+    against = [
+        (peer, quantity(cost.median, row.unit), ours, ratio(row.ratios.get(peer)))
+        for peer, cost in row.peers.items()
+    ]
+    first, *others = against
+    return [(name(row), *first, bars(row), verdict(row)), *(("", *other, "", "") for other in others)]
 
 
 def table(rows: Sequence[Row]) -> str:
     """The results as aligned columns."""
-    lines = [HEADINGS, *map(cells, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    shown = [HEADINGS, *(line for row in rows for line in lines(row))]
+    widths = [max(len(line[column]) for line in shown) for column in range(len(HEADINGS))]
     aligned = (
         "  ".join(
-            cell.ljust(width) if column in (0, 5) else cell.rjust(width)
+            cell.ljust(width) if column in (0, 1, 6) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
-        for line in lines
+        for line in shown
     )
     return "\n".join(line.rstrip() for line in aligned)
 
 
 def summary(rows: Sequence[Row]) -> str:
     """How many bars were reached, and which were not."""
-    judged = [row for row in rows if row.reached is not None]
-    missed = [cells(row)[0] for row in judged if not row.reached]
+    judged = [(f"{name(row)} ({bar})", reached) for row in rows for bar, reached in row.bars.items()]
+    missed = [bar for bar, reached in judged if not reached]
     text = f"{len(judged) - len(missed)} of {len(judged)} bars reached"
     return text if not missed else f"{text}; missed: {'; '.join(missed)}"
 
@@ -79,46 +95,57 @@ def from_json(data: dict[str, Any]) -> tuple[list[Row], dict[str, str]]:
     """Results that were kept by `as_json`."""
     rows = []
     for kept in data["rows"]:
-        figures = {
-            name: kept[name]
-            and Figures(kept[name]["median"], kept[name]["least"], tuple(kept[name]["quartiles"]))
-            for name in ("ours", "peer", "ratio")
+        several = {
+            key: {peer: figures(one) for peer, one in kept[key].items()} for key in ("peers", "ratios")
         }
-        rows.append(Row(**{**kept, **figures}))
+        rows.append(Row(**{**kept, **several, "ours": figures(kept["ours"])}))
     return rows, data["facts"]
+
+
+def figures(kept: dict[str, Any]) -> Figures:
+    """Figures that were kept as plain data."""
+    return Figures(kept["median"], kept["least"], tuple(kept["quartiles"]))
 
 
 PAGE = """\
 # Benchmarks
 
-How long the same work takes with manyhands and with the standard library of the same Python. {summary}.
+How long the same work takes with manyhands and with others, in one run on one machine. {summary}.
 
-Every figure is a cost: less is better. The ratio says how many times as much the peer costs: above 1 we are
+Every figure is a cost: less is better. A ratio says how many times as much the peer costs: above 1 we are
 faster or smaller. `make bench` writes this page; the rows that we lose stay in it.
 
-{table}
+## Threads and event loops
+
+Against the standard library of the same Python, unless another peer is named below.
+
+{threads}
+
+## Processes
+
+{introduction}
+
+{processes}
 
 ## Conditions
 
 {facts}
 
-Peer and manyhands are measured in turns, in one run, and the order changes with every round. A figure is
-the median over the rounds, a ratio the median of the rounds' own ratios, with its quartiles. Nothing is
-pinned, and the collector of cycles stays on: this is what a program gets. Read ratios rather than times:
-where the load is near the number of processors or above it, other programs made the times longer, on both
-sides.
+All sides are measured in turns, in one run, and the order changes with every round. A figure is the median
+over the rounds, a ratio the median of the rounds' own ratios, with its quartiles. Nothing is pinned, and the
+collector of cycles stays on: this is what a program gets. Read ratios rather than times: where the load is
+near the number of processors or above it, other programs made the times longer, on all sides.
 
 ## What is measured
 
 {method}
 
-{notes}
 ## Reproduce
 
 ```
 make bench                                     # all of it, and writes this page
 make bench ARGS="--only submit,map --rounds 15"  # a part of it, writes nothing
-.venv/bin/python -m bench.versus --help
+.venv-peers/bin/python -m bench.versus --help
 ```
 """
 
@@ -133,21 +160,45 @@ def page(rows: Sequence[Row], facts: dict[str, str], subjects: Sequence[Subject]
     ]
     return PAGE.format(
         summary=summary(rows)[0].upper() + summary(rows)[1:],
-        table=_markdown(rows),
-        facts="\n".join(f"- {name}: {value}" for name, value in facts.items()),
+        threads=_one_peer([row for row in rows if row.section == "threads"]),
+        introduction=INTRODUCTION.read_text().strip(),
+        processes=_many_peers([row for row in rows if row.section == "processes"]),
+        facts="\n".join(f"- {fact}: {value}" for fact, value in facts.items()),
         method="\n".join(method),
-        notes=NOTES.read_text() if NOTES.exists() else "",
     )
 
 
 def _extent(row: Row) -> str:
-    peer = f"peer: {row.peer_name}; " if row.peer else ""
+    peer = f"peer: {next(iter(row.peers))}; " if len(row.peers) == 1 else ""
     return f"{peer}{row.rounds} round{'s' * (row.rounds > 1)} of {row.size:,}"
 
 
-def _markdown(rows: Sequence[Row]) -> str:
-    lines = ["| | peer | manyhands | ratio (quartiles) | bar | |", "|---|--:|--:|--:|--:|---|"]
+def _one_peer(rows: Sequence[Row]) -> str:
+    table = ["| | peer | manyhands | ratio (quartiles) | bar | |", "|---|--:|--:|--:|--:|---|"]
     for row in rows:
-        *values, judged = cells(row)
-        lines.append("| " + " | ".join([*values, f"**{judged}**" if judged == "missed" else judged]) + " |")
-    return "\n".join(lines)
+        ((title, _, *values, judged),) = lines(row)
+        table.append(_cells(title, *values, _judged(judged)))
+    return "\n".join(table)
+
+
+def _many_peers(rows: Sequence[Row]) -> str:
+    peers = list(dict.fromkeys(peer for row in rows for peer in row.peers))
+    table = [_cells("", "manyhands", *peers, "bar", ""), _cells("---", *["--:"] * (len(peers) + 2), "---")]
+    for row in rows:
+        beside = (
+            f"{quantity(row.peers[peer].median, row.unit)}<br>{ratio(row.ratios.get(peer))}"
+            if peer in row.peers
+            else ""
+            for peer in peers
+        )
+        ours = f"**{quantity(row.ours.median, row.unit)}**"
+        table.append(_cells(name(row), ours, *beside, bars(row), _judged(verdict(row))))
+    return "\n".join(table)
+
+
+def _cells(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _judged(judged: str) -> str:
+    return f"**{judged}**" if judged == "missed" else judged

@@ -1,8 +1,8 @@
-"""Measures what two sides cost for the same work, in turns, and judges the result against a bar.
+"""Measures what we and others cost for the same work, in turns, and judges the result against bars.
 
-Every figure is a cost: less is better. A round measures the peer and us, the next one us and the peer, so
-that whatever else the machine does meets both alike; the ratio is taken within a round, and its median over
-the rounds.
+Every figure is a cost: less is better. A round measures each side once, and every round begins with another
+one, so that whatever else the machine does meets all alike; a ratio is taken within a round, and its median
+over the rounds.
 """
 
 from __future__ import annotations
@@ -12,31 +12,34 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+OURS = "manyhands"
 Measure = Callable[[int], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Times:
-    """We shall cost at most one part in `factor` of what the peer costs."""
+    """We shall cost at most one part in `factor` of what `peer` costs, or of what each costs."""
 
     factor: float
+    peer: str | None = None
 
     def __str__(self) -> str:
-        return f"≥ {self.factor:g}x"
+        return f"≥ {self.factor:g}x" + (f" {self.peer}" if self.peer else "")
 
-    def is_reached(self, ours: float, ratio: float | None) -> bool:
-        return ratio is not None and ratio >= self.factor
+    def is_reached(self, ours: float, ratios: Mapping[str, Figures]) -> bool:
+        against = [ratio.median for name, ratio in ratios.items() if self.peer in (None, name)]
+        return bool(against) and min(against) >= self.factor
 
 
 @dataclass(frozen=True)
 class AtMost:
-    """We shall cost at most this, whatever the peer costs."""
+    """We shall cost at most this, whatever others cost."""
 
     limit: float
     text: str
@@ -44,7 +47,7 @@ class AtMost:
     def __str__(self) -> str:
         return self.text
 
-    def is_reached(self, ours: float, ratio: float | None) -> bool:
+    def is_reached(self, ours: float, ratios: Mapping[str, Figures]) -> bool:
         return ours <= self.limit
 
 
@@ -53,27 +56,27 @@ Bar = Times | AtMost
 
 @dataclass(frozen=True)
 class Metric:
-    """One cost of a subject: its key in what a measurement returns, its unit, and the bar, if any."""
+    """One cost of a subject: its key in what a measurement returns, its unit, and the bars, if any."""
 
     key: str
     label: str
     unit: str
-    bar: Bar | None = None
+    bars: Sequence[Bar] = ()
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Something both sides can do, and how it is measured.
+    """Something that we and others can do, and how it is measured.
 
     Attributes:
         name: For the command line and for JSON.
         title: For readers.
         how: What exactly is measured, in a sentence or two.
         size: How many tasks, items or trips one measurement takes.
-        peer: Measures the peer; None where it has nothing like it.
         ours: Measures us.
         metrics: What is measured.
-        peer_name: Whom we are compared with.
+        peers: Measure the others, by name; none where nobody has anything like it.
+        section: Under which heading of the page it belongs.
         own_process: Whether each measurement needs a fresh interpreter.
         long_size: The size with ``--long``.
         rounds: The most rounds that make sense.
@@ -85,16 +88,15 @@ class Subject:
     size: int
     ours: Measure
     metrics: Sequence[Metric]
-    peer: Measure | None = None
-    peer_name: str = "ThreadPoolExecutor"
+    peers: Mapping[str, Measure] = field(default_factory=dict)
+    section: str = "threads"
     own_process: bool = False
     long_size: int | None = None
     rounds: int = 99
 
     def measure(self, side: str, size: int) -> dict[str, float]:
         """Measure one side once, in this process."""
-        measure = self.ours if side == "ours" else self.peer
-        assert measure is not None
+        measure = self.ours if side == OURS else self.peers[side]
         gc.collect()
         return measure(size)
 
@@ -117,20 +119,25 @@ class Figures:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one subject, measured and judged."""
+    """One metric of one subject, measured and judged.
+
+    Attributes:
+        peers: What each peer cost, by name.
+        ratios: How many times as much that is, for peers and costs where there is an answer.
+        bars: The text of each bar, and whether it was reached.
+    """
 
     subject: str
+    section: str
     title: str
     metric: str
     unit: str
     size: int
     rounds: int
-    peer_name: str
     ours: Figures
-    peer: Figures | None
-    ratio: Figures | None
-    bar: str | None
-    reached: bool | None
+    peers: Mapping[str, Figures]
+    ratios: Mapping[str, Figures]
+    bars: Mapping[str, bool]
 
 
 @dataclass
@@ -149,12 +156,13 @@ class Plan:
 
 def run(subject: Subject, plan: Plan) -> list[Row]:
     """Measure a subject, and judge its metrics."""
-    sides = ["peer", "ours"] if subject.peer else ["ours"]
+    sides = [*subject.peers, OURS]
     size, rounds = plan.size(subject), min(plan.rounds, subject.rounds)
     measured: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for number in range(rounds):
         plan.narrate(f"{subject.name}: round {number + 1} of {rounds}")
-        for side in sides if number % 2 == 0 else reversed(sides):
+        first = number % len(sides)
+        for side in sides[first:] + sides[:first]:
             measured[side].append(_measure(subject, side, size))
     return [_judge(subject, metric, size, measured) for metric in subject.metrics]
 
@@ -170,27 +178,23 @@ def _measure(subject: Subject, side: str, size: int) -> dict[str, float]:
 
 def _judge(subject: Subject, metric: Metric, size: int, measured: dict[str, list[dict[str, float]]]) -> Row:
     costs = {side: [figures[metric.key] for figures in rounds] for side, rounds in measured.items()}
-    ours = Figures.of(costs["ours"])
-    ratio = _ratio(costs["peer"], costs["ours"]) if "peer" in costs else None
-    bar = metric.bar
+    own = costs.pop(OURS)
+    ours = Figures.of(own)
+    ratios = {name: _ratio(theirs, own) for name, theirs in costs.items() if all(own)}
     return Row(
         subject=subject.name,
+        section=subject.section,
         title=subject.title,
         metric=metric.label,
         unit=metric.unit,
         size=size,
-        rounds=len(costs["ours"]),
-        peer_name=subject.peer_name,
+        rounds=len(own),
         ours=ours,
-        peer=Figures.of(costs["peer"]) if "peer" in costs else None,
-        ratio=ratio,
-        bar=None if bar is None else str(bar),
-        reached=None if bar is None else bar.is_reached(ours.median, ratio.median if ratio else None),
+        peers={name: Figures.of(theirs) for name, theirs in costs.items()},
+        ratios=ratios,
+        bars={str(bar): bar.is_reached(ours.median, ratios) for bar in metric.bars},
     )
 
 
-def _ratio(peer: Sequence[float], ours: Sequence[float]) -> Figures | None:
-    """How many times as much the peer costs; None where a cost is zero."""
-    if not all(ours):
-        return None
-    return Figures.of([theirs / own for theirs, own in zip(peer, ours, strict=True)])
+def _ratio(theirs: Sequence[float], own: Sequence[float]) -> Figures:
+    return Figures.of([cost / unit for cost, unit in zip(theirs, own, strict=True)])

@@ -1,6 +1,20 @@
 """Everything that is measured, in the order in which it is shown. One file per subject."""
 
-from . import coroutines, endless, futures, importing, limits, many, memory, sleepers, submit, trips
+from . import (
+    coroutines,
+    endless,
+    futures,
+    importing,
+    limits,
+    many,
+    memory,
+    process_data,
+    process_work,
+    processes,
+    sleepers,
+    submit,
+    trips,
+)
 
 SUBJECTS = (
     *submit.SUBJECTS,
@@ -10,6 +24,9 @@ SUBJECTS = (
     *memory.SUBJECTS,
     *futures.SUBJECTS,
     *coroutines.SUBJECTS,
+    *processes.SUBJECTS,
+    *process_data.SUBJECTS,
+    *process_work.SUBJECTS,
     *endless.SUBJECTS,
     *limits.SUBJECTS,
     *importing.SUBJECTS,

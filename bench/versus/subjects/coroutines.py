@@ -66,10 +66,9 @@ def subject(name: str, title: str, function: Function) -> Subject:
             "each; time per coroutine."
         ),
         size=30_000,
-        peer=partial(peer, function),
+        peers={"asyncio.run_coroutine_threadsafe": partial(peer, function)},
         ours=partial(ours, function),
-        metrics=[Metric("task", "", "s", Times(3))],
-        peer_name="asyncio.run_coroutine_threadsafe",
+        metrics=[Metric("task", "", "s", [Times(3)])],
     )
 
 

@@ -54,7 +54,7 @@ SUBJECTS = (
         long_size=10_000_000,
         ours=endless,
         metrics=[
-            Metric("growth", "growth", "B", AtMost(LIMIT, "< 50 MB")),
+            Metric("growth", "growth", "B", [AtMost(LIMIT, "< 50 MB")]),
             Metric("item", "time per item", "s"),
         ],
         own_process=True,

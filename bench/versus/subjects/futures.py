@@ -37,19 +37,17 @@ SUBJECTS = (
             "both calls, loop included."
         ),
         size=100_000,
-        peer=partial(set_and_take, Future),
+        peers={"concurrent.futures.Future": partial(set_and_take, Future)},
         ours=partial(set_and_take, mh.Future),
-        metrics=[Metric("pair", "", "s", AtMost(1e-6, "< 1 µs"))],
-        peer_name="concurrent.futures.Future",
+        metrics=[Metric("pair", "", "s", [AtMost(1e-6, "< 1 µs")])],
     ),
     Subject(
         name="future-made",
         title="Future()",
         how="Making a future and dropping it.",
         size=100_000,
-        peer=partial(make, Future),
+        peers={"concurrent.futures.Future": partial(make, Future)},
         ours=partial(make, mh.Future),
         metrics=[Metric("future", "", "s")],
-        peer_name="concurrent.futures.Future",
     ),
 )

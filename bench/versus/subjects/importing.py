@@ -30,10 +30,9 @@ SUBJECTS = (
             "need as well."
         ),
         size=1,
-        peer=lambda _: importing("concurrent.futures.thread, asyncio"),
+        peers={"the standard library's imports": lambda _: importing("concurrent.futures.thread, asyncio")},
         ours=lambda _: importing("manyhands"),
-        metrics=[Metric("seconds", "time", "s"), Metric("threads", "threads started", "", AtMost(0, "0"))],
-        peer_name="the standard library's imports",
+        metrics=[Metric("seconds", "time", "s"), Metric("threads", "threads started", "", [AtMost(0, "0")])],
         rounds=15,
     ),
 )

@@ -30,10 +30,9 @@ def subject(name: str, title: str, **policy: Any) -> Subject:
             "below 1 is the cost of the policy."
         ),
         size=100_000,
-        peer=partial(submit_under, {}),
+        peers={"our own tasks without a policy": partial(submit_under, {})},
         ours=partial(submit_under, policy),
         metrics=[Metric("task", "", "s")],
-        peer_name="our own tasks without a policy",
     )
 
 

@@ -49,9 +49,9 @@ SUBJECTS = (
         title="Executor.map",
         how="`for _ in pool.map(nothing, range(n))`, everything submitted at once; time per item.",
         size=100_000,
-        peer=PEER_MAP,
+        peers={"ThreadPoolExecutor": PEER_MAP},
         ours=partial(executor_map, mh.ThreadExecutor),
-        metrics=[Metric("item", "", "s", Times(5))],
+        metrics=[Metric("item", "", "s", [Times(5)])],
     ),
     Subject(
         name="mh-map",
@@ -61,9 +61,9 @@ SUBJECTS = (
             "per item."
         ),
         size=100_000,
-        peer=PEER_MAP,
+        peers={"ThreadPoolExecutor": PEER_MAP},
         ours=lazy_map,
-        metrics=[Metric("item", "", "s", Times(5))],
+        metrics=[Metric("item", "", "s", [Times(5)])],
     ),
     Subject(
         name="mh-map-outcomes",
@@ -73,7 +73,7 @@ SUBJECTS = (
             "time of each task is taken."
         ),
         size=100_000,
-        peer=PEER_MAP,
+        peers={"ThreadPoolExecutor": PEER_MAP},
         ours=partial(lazy_map, on_error="return", ordered=False),
         metrics=[Metric("item", "", "s")],
     ),
@@ -85,7 +85,7 @@ SUBJECTS = (
             "`as_completed`; time per task."
         ),
         size=50_000,
-        peer=partial(completed, ThreadPoolExecutor, concurrent.futures.as_completed),
+        peers={"ThreadPoolExecutor": partial(completed, ThreadPoolExecutor, concurrent.futures.as_completed)},
         ours=partial(completed, mh.ThreadExecutor, mh.as_completed),
         metrics=[Metric("task", "", "s")],
     ),

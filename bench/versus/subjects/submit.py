@@ -27,9 +27,9 @@ def subject(name: str, title: str, workers: int | None) -> Subject:
         title=title,
         how="`[pool.submit(nothing) for _ in range(n)]`, then `future.result()` for each; time per task.",
         size=100_000,
-        peer=partial(submit_and_take, ThreadPoolExecutor, workers),
+        peers={"ThreadPoolExecutor": partial(submit_and_take, ThreadPoolExecutor, workers)},
         ours=partial(submit_and_take, mh.ThreadExecutor, workers),
-        metrics=[Metric("task", "", "s", Times(5))],
+        metrics=[Metric("task", "", "s", [Times(5)])],
     )
 
 

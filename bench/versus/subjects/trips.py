@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
 import manyhands as mh
 
-from ..runner import Metric, Subject, Times
+from ..runner import Bar, Metric, Subject, Times
 from .work import nothing
 
 
@@ -27,15 +28,15 @@ def trip(pool: Executor, pause: float) -> float:
     return time.perf_counter() - began
 
 
-def subject(name: str, title: str, how: str, pause: float, size: int, bar: Times | None) -> Subject:
+def subject(name: str, title: str, how: str, pause: float, size: int, bars: Sequence[Bar]) -> Subject:
     return Subject(
         name=name,
         title=title,
         how=how,
         size=size,
-        peer=partial(trips, ThreadPoolExecutor, pause),
+        peers={"ThreadPoolExecutor": partial(trips, ThreadPoolExecutor, pause)},
         ours=partial(trips, mh.ThreadExecutor, pause),
-        metrics=[Metric("p50", "p50", "s", bar), Metric("p99", "p99", "s", bar)],
+        metrics=[Metric("p50", "p50", "s", bars), Metric("p99", "p99", "s", bars)],
     )
 
 
@@ -47,7 +48,7 @@ SUBJECTS = (
         "sleeps; median and 99th percentile of the trips.",
         0.002,
         1500,
-        Times(2),
+        [Times(2)],
     ),
     subject(
         "trip-tight",
@@ -55,6 +56,6 @@ SUBJECTS = (
         "The same, one trip right after the other.",
         0.0,
         20_000,
-        None,
+        [],
     ),
 )

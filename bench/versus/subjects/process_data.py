@@ -1,0 +1,124 @@
+"""Large arguments and results of processes: how long they take, and how much memory they occupy meanwhile."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ..runner import ROOT, AtMost, Metric, Subject, Times
+from .pools import WORKERS, Ours, Pool, Standard, each
+from .work import Stopwatch
+
+REPEATS = 2
+
+_kept: dict[int, Any] = {}
+
+
+def keep(make: Callable[[int], Any], size: int) -> Any:
+    """Return something of so many bytes, made once in each worker."""
+    if size not in _kept:
+        _kept[size] = make(size)
+    return _kept[size]
+
+
+def kept_by(make: Callable[[int], Any], size: int) -> int:
+    """Make it, and say which worker has it."""
+    keep(make, size)
+    return os.getpid()
+
+
+def there_and_back(kind: type[Pool], make: Callable[[int], Any], size: int) -> dict[str, float]:
+    """Send something of so many bytes, and have it returned."""
+    value = make(size)
+    with kind().started() as pool:
+        every_worker_keeps(pool, make, size)
+        occupied = Occupied()
+        pool.submit(len, value)()
+        pool.submit(keep, make, size)()
+        most = occupied.most()
+        with Stopwatch() as sending:
+            for _ in range(REPEATS):
+                pool.submit(len, value)()
+        with Stopwatch() as returning:
+            for _ in range(REPEATS):
+                pool.submit(keep, make, size)()
+    return {"sent": sending.seconds / REPEATS, "returned": returning.seconds / REPEATS, "memory": most / size}
+
+
+def every_worker_keeps(pool: Pool, make: Callable[[int], Any], size: int) -> None:
+    keepers: set[int] = set()
+    while len(keepers) < WORKERS:
+        keepers.update([get() for get in [pool.submit(kept_by, make, size) for _ in range(2 * WORKERS)]])
+
+
+class Occupied:
+    """The memory of this process and its children, watched by a process that does nothing else."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(ROOT / "bench/versus/programs/occupied.py"), str(os.getpid())]
+        self._watch = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._watch.stdout is not None
+        self._before = int(self._watch.stdout.readline())
+
+    def most(self) -> int:
+        """Return the most bytes since the beginning, above those of the beginning."""
+        most, _ = self._watch.communicate()
+        return int(most) - self._before
+
+
+def array(size: int) -> Any:
+    import numpy
+
+    return numpy.ones(max(1, size // 8))
+
+
+HOW = (
+    "To a process that does nothing with it, and from one that has it already, one after the other; time for "
+    "each. Nobody reads what is in it."
+)
+ARRAYS = (
+    Subject(
+        name="process-array",
+        title="an array of 64 MiB",
+        how=(
+            f"{HOW} Memory: the most that parent and workers together ever held (proportional set size) "
+            "while it was sent once and returned once, above what they held before, the sender's original "
+            "and the worker's included, over the size of the array. The array is of float64, from numpy. ray "
+            "was not compared."
+        ),
+        size=64 << 20,
+        ours=partial(there_and_back, Ours, array),
+        peers=each(there_and_back, array),
+        metrics=[
+            Metric("sent", "sent", "s", [Times(10, Standard.name)]),
+            Metric("returned", "returned", "s", [Times(10, Standard.name)]),
+            Metric("memory", "memory over its size", "x", [AtMost(1.3, "≤ 1.3x")]),
+        ],
+        section="processes",
+        own_process=True,
+        rounds=3,
+    ),
+)
+SUBJECTS = (
+    *(ARRAYS if importlib.util.find_spec("numpy") else ()),
+    Subject(
+        name="process-bytes",
+        title="bytes of 1 MiB",
+        how=HOW,
+        size=1 << 20,
+        ours=partial(there_and_back, Ours, bytes),
+        peers=each(there_and_back, bytes),
+        metrics=[
+            Metric("sent", "sent", "s", [Times(4, Standard.name)]),
+            Metric("returned", "returned", "s", [Times(4, Standard.name)]),
+        ],
+        section="processes",
+        own_process=True,
+        rounds=5,
+    ),
+)
