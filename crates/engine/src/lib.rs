@@ -12,6 +12,7 @@ pub mod doorbell;
 pub mod gate;
 mod lane;
 pub mod park;
+pub mod parts;
 pub mod policy;
 pub mod prim;
 pub mod rate;

@@ -1,7 +1,7 @@
 //! The kernel's side of manyhands: sleeping and waking, the time, the processors we may use, durable files.
 //!
 //! Raw system calls come through `rustix`, which makes nearly all of them safe. What is left (mapping memory) is
-//! in `sys`, the only folder here with `unsafe` in it.
+//! in `sys`, the only folder here with `unsafe` in it; elsewhere a function or two pass a promise of their caller on to it.
 
 pub mod clock;
 pub mod event;
@@ -17,4 +17,5 @@ pub mod ring;
 mod scratch;
 pub mod segment;
 pub mod spool;
+pub mod stock;
 mod sys;

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
 use rustix::buffer::spare_capacity;
@@ -19,7 +20,8 @@ use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fcntl_add_seals, ftrunca
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use crate::memory;
-use crate::sys::{Mapping, Pages, SEALS};
+pub use crate::sys::Writes;
+use crate::sys::{Mapping, Pages, SEALS, ViewMapping};
 
 /// How much is reserved by one call: a signal makes a call give back all it has reserved, so that a large one
 /// would never end under a profiler's timer.
@@ -88,6 +90,22 @@ impl Segment {
         Ok(())
     }
 
+    /// Copies what `source` points to, to `offset`, while nobody else in this process has the segment.
+    ///
+    /// # Safety
+    /// As many bytes are readable at `source`. Others may write there meanwhile: the copy has some of both.
+    ///
+    /// # Errors
+    /// `InvalidInput` if they do not fit.
+    #[expect(unsafe_code, reason = "memory of others, which they may write meanwhile, cannot be a slice")]
+    pub unsafe fn fill_from(&mut self, offset: usize, source: NonNull<[u8]>) -> io::Result<()> {
+        self.check(offset, source.len())?;
+        // SAFETY: the same promise.
+        // Breaks if: the promise of `Mapping::fill_from` grows. Exercised by: tests/contract/test_large_data.py.
+        unsafe { self.mapping.fill_from(offset, source) };
+        Ok(())
+    }
+
     /// Copies `bytes` to `offset` by way of the kernel: half as fast as [`fill`](Self::fill), but no matter who
     /// reads or writes there meanwhile.
     ///
@@ -136,6 +154,42 @@ impl Segment {
     #[must_use]
     pub const fn as_ptr(&self) -> *mut u8 {
         self.mapping.as_ptr()
+    }
+}
+
+/// A segment that somebody else made and filled, mapped in this process, which never changes it.
+///
+/// It lives on when the one who made it has ended. Its content is as steady as its maker keeps it.
+#[derive(Debug)]
+pub struct View(ViewMapping);
+
+impl View {
+    /// Maps the segment behind `fd`; the descriptor is not needed any more.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is not sealed against a change of its size, empty, or not reserved in full; `OutOfMemory`
+    /// if this process has too many mappings.
+    pub fn from_fd(fd: BorrowedFd<'_>, writes: Writes) -> io::Result<Self> {
+        ViewMapping::of_sealed(fd, writes).map(Self)
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a segment is never empty")]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// One of its words, which may change at any time; `None` beyond the last.
+    #[must_use]
+    pub fn word(&self, index: usize) -> Option<u64> {
+        self.0.word(index)
+    }
+
+    /// Where the memory begins, for those who lend it out as bytes and answer for it. Valid as long as `self`.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
     }
 }
 
@@ -217,6 +271,31 @@ mod tests {
         }
         assert_eq!(segment.write(10_000, &bytes).unwrap_err().kind(), ErrorKind::InvalidInput);
         assert_eq!(segment.fill(10_000, &bytes).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_view_shows_what_its_maker_wrote_and_outlives_it() {
+        let mut segment = Segment::create(10_000).unwrap();
+        segment.fill(8, &42_u64.to_le_bytes()).unwrap();
+        for writes in [Writes::Refused, Writes::Private] {
+            let view = View::from_fd(segment.fd(), writes).unwrap();
+            assert_eq!(
+                (view.len(), view.word(0), view.word(1), view.word(1250)),
+                (10_000, Some(0), Some(42), None)
+            );
+        }
+        let view = View::from_fd(segment.fd(), Writes::Refused).unwrap();
+        drop(segment);
+        assert_eq!(view.word(1), Some(42));
+    }
+
+    #[test]
+    fn a_view_of_memory_that_could_go_away_is_refused() {
+        let growing = memfd(4096, SealFlags::SHRINK | SealFlags::SEAL);
+        for fd in [memfd(4096, SealFlags::empty()), growing, memfd(1 << 40, SEALS)] {
+            let found = View::from_fd(fd.as_fd(), Writes::Private).unwrap_err();
+            assert_eq!(found.kind(), ErrorKind::InvalidData, "{found}");
+        }
     }
 
     #[test]

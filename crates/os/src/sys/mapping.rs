@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -22,29 +22,33 @@ pub(crate) enum Pages {
     AtOnce,
 }
 
-/// A whole file, mapped shared and writable, unmapped on drop. The file is sealed, so no access can fail.
+/// What becomes of what this process writes to a [`View`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// There is no writing: it is a fault.
+    Refused,
+    /// It stays this process's own: the page is copied first. Nobody who has the file sees it.
+    Private,
+}
+
+/// Addresses of this process at which a sealed file is mapped, unmapped on drop.
 #[derive(Debug)]
-pub(crate) struct Mapping {
+struct Range {
     start: NonNull<AtomicU64>,
     len: usize,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread; it is unmapped once, by the drop of its one owner.
+// SAFETY: a mapping belongs to the process, not to a thread; it is unmapped once, by the drop of its one owner.
 // Breaks if: a thread-local resource joins the fields. Exercised by: ring::tests, two threads on one segment.
-unsafe impl Send for Mapping {}
+unsafe impl Send for Range {}
 // SAFETY: shared access is through atomics alone, or through a raw pointer whose user answers for it.
 // Breaks if: a method lends the memory as plain bytes. Exercised by: ring::tests, two threads on one segment.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for Range {}
 
-impl Mapping {
+impl Range {
     /// Maps the file behind `fd`, if it is sealed against any change of its size and has all of its memory.
-    pub(crate) fn of_sealed(fd: BorrowedFd<'_>, pages: Pages) -> io::Result<Self> {
+    fn of_sealed(fd: BorrowedFd<'_>, prot: ProtFlags, flags: MapFlags) -> io::Result<Self> {
         let len = sealed_len(fd)?;
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = match pages {
-            Pages::OnDemand => MapFlags::SHARED,
-            Pages::AtOnce => MapFlags::SHARED | MapFlags::POPULATE,
-        };
         // SAFETY: at a null address the kernel chooses a range that nothing else uses.
         // Breaks if: the address or MAP_FIXED is given. Exercised by: segment::tests.
         let start = unsafe { mmap(ptr::null_mut(), len, prot, flags, fd, 0) }?;
@@ -52,30 +56,13 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(crate) const fn as_ptr(&self) -> *mut u8 {
+    const fn as_ptr(&self) -> *mut u8 {
         self.start.as_ptr().cast()
     }
 
-    /// Copies `bytes` to `offset`, where they must fit.
-    pub(crate) fn fill(&mut self, offset: usize, bytes: &[u8]) {
-        let end = offset.checked_add(bytes.len());
-        assert!(end.is_some_and(|end| end <= self.len), "{} bytes at {offset} of {}", bytes.len(), self.len);
-        // SAFETY: the place is within the mapping, as just asserted.
-        // Breaks if: the assertion goes. Exercised by: segment::tests, bytes at any place.
-        let target = unsafe { self.as_ptr().add(offset) };
-        // SAFETY: as many bytes are readable there and writable here, backed because the file is sealed. Nobody in
-        // this process uses words of the mapping meanwhile, which is borrowed for us alone; another process that
-        // does only spoils the bytes, since nothing is read back.
-        // Breaks if: it takes `&self`. Exercised by: segment::tests, bytes at any place.
-        unsafe { ptr::copy(bytes.as_ptr(), target, bytes.len()) };
-    }
-
-    /// The memory as words; bytes that fill none at the end are left out.
-    pub(crate) const fn words(&self) -> &[AtomicU64] {
+    /// The memory as words; bytes that fill none at the end are left out. Nothing may be stored through them unless
+    /// the mapping is writable.
+    const fn words(&self) -> &[AtomicU64] {
         let count = self.len / size_of::<AtomicU64>();
         // SAFETY: the range is mapped as long as `self` lives, and backed, because the file is sealed; a mapping
         // begins at a page, so it is aligned; any bits are a u64. Others change it meanwhile, which atomics allow.
@@ -84,12 +71,95 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl Drop for Range {
     fn drop(&mut self) {
         // SAFETY: exactly the range that `mmap` gave, which nobody can still borrow.
         // Breaks if: the fields become visible outside this file. Exercised by: segment::tests.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+/// A whole file, mapped shared and writable. The file is sealed, so no access can fail.
+#[derive(Debug)]
+pub(crate) struct Mapping(Range);
+
+impl Mapping {
+    /// Maps the file behind `fd`, if it is sealed against any change of its size and has all of its memory.
+    pub(crate) fn of_sealed(fd: BorrowedFd<'_>, pages: Pages) -> io::Result<Self> {
+        let flags = match pages {
+            Pages::OnDemand => MapFlags::SHARED,
+            Pages::AtOnce => MapFlags::SHARED | MapFlags::POPULATE,
+        };
+        Range::of_sealed(fd, ProtFlags::READ | ProtFlags::WRITE, flags).map(Self)
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len
+    }
+
+    pub(crate) const fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+
+    /// Copies `bytes` to `offset`, where they must fit.
+    pub(crate) fn fill(&mut self, offset: usize, bytes: &[u8]) {
+        // SAFETY: a reference can be read from.
+        // Breaks if: the promise of `fill_from` grows. Exercised by: segment::tests, bytes at any place.
+        unsafe { self.fill_from(offset, NonNull::from(bytes)) };
+    }
+
+    /// Copies what `source` points to, which is outside this mapping, to `offset`, where it must fit.
+    ///
+    /// # Safety
+    /// As many bytes are readable at `source`. Others may write there meanwhile: the copy has some of both.
+    pub(crate) unsafe fn fill_from(&mut self, offset: usize, source: NonNull<[u8]>) {
+        let end = offset.checked_add(source.len());
+        let len = self.len();
+        assert!(end.is_some_and(|end| end <= len), "{} bytes at {offset} of {len}", source.len());
+        // SAFETY: the place is within the mapping, as just asserted.
+        // Breaks if: the assertion goes. Exercised by: segment::tests, bytes at any place.
+        let target = unsafe { self.as_ptr().add(offset) };
+        // SAFETY: as many bytes are readable there, says the caller, and writable here, backed because the file is
+        // sealed. Nobody in this process uses words of the mapping meanwhile, which is borrowed for us alone; another
+        // process that does only spoils the bytes, since nothing is read back.
+        // Breaks if: it takes `&self`. Exercised by: segment::tests, bytes at any place.
+        unsafe { ptr::copy(source.as_ptr().cast(), target, source.len()) };
+    }
+
+    /// The memory as words; bytes that fill none at the end are left out.
+    pub(crate) const fn words(&self) -> &[AtomicU64] {
+        self.0.words()
+    }
+}
+
+/// A whole file as somebody else filled it: what is written here never gets there.
+#[derive(Debug)]
+pub(crate) struct View(Range);
+
+impl View {
+    /// Maps the file behind `fd`, if it is sealed against any change of its size and has all of its memory.
+    pub(crate) fn of_sealed(fd: BorrowedFd<'_>, writes: Writes) -> io::Result<Self> {
+        let prot = match writes {
+            Writes::Refused => ProtFlags::READ,
+            Writes::Private => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        // Not populated: the kernel connects the neighbours of a page that is read, and would copy all that can be
+        // written.
+        Range::of_sealed(fd, prot, MapFlags::PRIVATE).map(Self)
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len
+    }
+
+    pub(crate) const fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+
+    /// One of the words, which may change at any time; `None` beyond the last.
+    pub(crate) fn word(&self, index: usize) -> Option<u64> {
+        Some(self.0.words().get(index)?.load(Ordering::Relaxed))
     }
 }
 

@@ -2,4 +2,5 @@
 
 mod mapping;
 
-pub(crate) use mapping::{Mapping, Pages, SEALS};
+pub use mapping::Writes;
+pub(crate) use mapping::{Mapping, Pages, SEALS, View as ViewMapping};
