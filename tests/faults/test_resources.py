@@ -1,8 +1,11 @@
 """What the machine runs out of, and what an executor may leave behind: nothing."""
 
 import os
+import pickle
+import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from watching import REPEATS, children, eventually, program
+from watching import REPEATS, children, eventually, program, seeds
 
 import manyhands as mh
 
@@ -28,10 +31,10 @@ with mh.ProcessExecutor(1, initializer=lower) as pool:
     print(type(answer).__name__, answer)
     assert pool.submit(abs, -1).result(timeout=20) == 1
     lower()
-    argument = pool.submit(len, bytes(8 << 20)).exception(timeout=20)
+    argument = pool.submit(len, bytes(32 << 20)).exception(timeout=20)
     print(type(argument).__name__, argument)
     assert pool.submit(len, bytes(1 << 20)).result(timeout=20) == 1 << 20
-    assert pool.with_policy(retries=1, backoff=0.001).submit(len, bytes(8 << 20)).exception(timeout=20)
+    assert pool.with_policy(retries=1, backoff=0.001).submit(len, bytes(32 << 20)).exception(timeout=20)
     assert [len(value) for value in pool.map(bytes, [100, 1 << 20])] == [100, 1 << 20]
 """
 
@@ -173,3 +176,56 @@ def test_executors_are_made_and_closed_by_many_threads_at_once():
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+class Block:
+    """Bytes that pickle leaves out of its stream."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        return Block, (pickle.PickleBuffer(self.data),)
+
+
+held_blocks = []
+
+
+def hold(block):
+    held_blocks.append(block)
+    return len(held_blocks), block
+
+
+@seeds(2)
+def test_a_worker_is_killed_while_it_looks_into_what_it_was_sent(seed):
+    size = 100_000
+    with mh.ProcessExecutor(2) as pool:
+        blocks = [Block(random.Random(seed * 1000 + number).randbytes(size)) for number in range(40)]
+        workers = {pool.submit(os.getpid).result(timeout=20) for _ in range(20)}
+        futures = [pool.with_policy(retries=5, backoff=0.001).submit(hold, block) for block in blocks]
+        os.kill(random.Random(seed).choice(sorted(workers)), signal.SIGKILL)
+        futures += [pool.with_policy(retries=5, backoff=0.001).submit(hold, block) for block in blocks]
+        kept = [future.result(timeout=30)[1] for future in futures]
+        assert [bytes(block.data) for block in kept] == [bytes(block.data) for block in blocks] * 2
+
+
+def test_thousands_of_large_messages_leave_nothing_behind():
+    with mh.ProcessExecutor(2) as pool:
+        assert [*pool.map(abs, range(50))] == [*range(50)]
+        before = held()
+        kept = []
+        for number in range(1000):
+            size = 65_536 + number * 37 % 200_000
+            # Every other is kept for a while, so that memory goes and comes in no order.
+            returned = pool.submit(hold_nothing, Block(bytes(size))).result(timeout=20)
+            assert len(returned.data) == size
+            kept = [*kept[-(number % 90) :], returned]
+        del kept, returned
+        # What is kept for later is bounded.
+        eventually(lambda: held()["descriptors"] <= before["descriptors"] + 20, "the end of descriptors")
+        assert held()["segments"] <= before["segments"] + 20
+    eventually(lambda: held()["segments"] < before["segments"], "the end of segments")
+
+
+def hold_nothing(block):
+    return block

@@ -139,3 +139,10 @@ pub(crate) fn measure(detail: &Detail, wall: Duration, cpu: Duration) {
     history.wall += wall;
     history.cpu += cpu;
 }
+
+/// Adds to the task's history what its arguments and its result take.
+pub(crate) fn weigh(detail: &Detail, arguments: usize, result: usize) {
+    let mut history = detail.history();
+    history.bytes_in += arguments as u64;
+    history.bytes_out += result as u64;
+}

@@ -29,6 +29,9 @@ pub(crate) struct History {
     pub(crate) wall: Duration,
     /// Processor time of the thread while running, over all attempts.
     pub(crate) cpu: Duration,
+    /// Sent to worker processes, and received from them, over all attempts that were answered.
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
     /// When it was last put into a queue.
     pub(crate) queued: Tick,
     /// Before when its next attempt must not begin.

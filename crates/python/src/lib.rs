@@ -25,17 +25,20 @@ mod message;
 mod native;
 mod outcome;
 mod parcel;
+mod pickle;
 mod policy;
 mod pool;
 mod process_crew;
 mod process_worker;
 mod progress;
 mod seed;
+mod slots;
 mod supervisor;
 mod tally;
 mod thread_crew;
 mod timers;
 mod unobserved;
+mod view;
 mod wait;
 mod waiter;
 mod wire;
@@ -107,7 +110,14 @@ fn register_fork_handler(py: Python<'_>) -> PyResult<()> {
     fn after_fork_in_child() {
         pool::after_fork_in_child();
     }
+    #[pyfunction]
+    fn around_fork() {
+        view::around_fork();
+    }
     let keywords = pyo3::types::PyDict::new(py);
     keywords.set_item("after_in_child", pyo3::wrap_pyfunction!(after_fork_in_child, py)?)?;
+    let around = pyo3::wrap_pyfunction!(around_fork, py)?;
+    keywords.set_item("before", &around)?;
+    keywords.set_item("after_in_parent", around)?;
     py.import("os")?.call_method("register_at_fork", (), Some(&keywords)).map(drop)
 }

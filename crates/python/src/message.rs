@@ -21,6 +21,47 @@ const PART: u8 = 6;
 const HAS_SEED: u8 = 1;
 const SPREADS: u8 = 2;
 const IS_TIMED: u8 = 4;
+const IS_LARGE: u8 = 128;
+const NO_SLOT: u8 = u8::MAX;
+
+/// Where a large pickle lies: in memory of the process that sends the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) descriptor: u32,
+    /// By what number it is given back; `None` if it need not be.
+    pub(crate) slot: Option<u8>,
+}
+
+impl Place {
+    pub(crate) fn new(segment: &Segment, slot: Option<u8>) -> Self {
+        // A descriptor that is open is not negative.
+        Self { descriptor: segment.fd().as_raw_fd().cast_unsigned(), slot }
+    }
+
+    pub(crate) fn encode(self) -> [u8; 5] {
+        let mut bytes = [self.slot.unwrap_or(NO_SLOT); 5];
+        bytes[..4].copy_from_slice(&self.descriptor.to_le_bytes());
+        bytes
+    }
+
+    fn read(mut reader: Reader<'_>) -> Option<Self> {
+        let descriptor = reader.u32()?;
+        Some(Self { descriptor, slot: Some(reader.byte()?).filter(|slot| *slot != NO_SLOT) })
+    }
+}
+
+/// A pickle in a message, or where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Content<'a> {
+    Inline(&'a [u8]),
+    Large(Place),
+}
+
+impl<'a> Content<'a> {
+    fn read(is_large: bool, reader: Reader<'a>) -> Option<Self> {
+        if is_large { Place::read(reader).map(Self::Large) } else { Some(Self::Inline(reader.0)) }
+    }
+}
 
 /// The fixed part of a task; followed by the pickled function, if the worker does not know it, and the arguments.
 pub(crate) struct Task {
@@ -35,6 +76,8 @@ pub(crate) struct Task {
     pub(crate) manner: Manner,
     /// Bytes of the pickled context before the items.
     pub(crate) context_len: u32,
+    /// The arguments lie elsewhere: the message has their place.
+    pub(crate) is_large: bool,
 }
 
 impl Task {
@@ -48,6 +91,7 @@ impl Task {
             (self.seed.is_some(), HAS_SEED),
             (self.manner.spreads, SPREADS),
             (self.manner.is_timed, IS_TIMED),
+            (self.is_large, IS_LARGE),
         ];
         bytes[17] = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum();
         bytes[18..26].copy_from_slice(&self.seed.unwrap_or(0).to_le_bytes());
@@ -71,10 +115,10 @@ pub(crate) const fn note(kind: u8) -> [u8; 2] {
     [NOTE, kind]
 }
 
-/// The fixed part of an answer; followed by the pickled value or failure.
-pub(crate) fn answer(serial: u64, has_failed: bool, run: u64, cpu: u64) -> [u8; 25] {
+/// The fixed part of an answer; followed by the pickled value or failure, or its place if it `is_large`.
+pub(crate) fn answer(serial: u64, has_failed: bool, is_large: bool, run: u64, cpu: u64) -> [u8; 25] {
     let mut bytes = [0; 25];
-    bytes[0] = if has_failed { ERROR } else { VALUE };
+    bytes[0] = if has_failed { ERROR } else { VALUE } | if is_large { IS_LARGE } else { 0 };
     bytes[1..9].copy_from_slice(&serial.to_le_bytes());
     bytes[9..17].copy_from_slice(&run.to_le_bytes());
     bytes[17..25].copy_from_slice(&cpu.to_le_bytes());
@@ -110,7 +154,7 @@ pub(crate) fn outside(serial: u64, parts: &[&[u8]]) -> io::Result<([u8; 21], Seg
 
 /// What a worker is told.
 pub(crate) enum Order<'a> {
-    Task { task: Task, function: &'a [u8], arguments: &'a [u8] },
+    Task { task: Task, function: &'a [u8], arguments: Content<'a> },
     Outside { descriptor: u32, len: u64, serial: u64 },
 }
 
@@ -127,7 +171,7 @@ pub(crate) enum Answer<'a> {
         has_failed: bool,
         run: u64,
         cpu: u64,
-        bytes: &'a [u8],
+        content: Content<'a>,
     },
     /// Results of the next items of a batch: how many, how many of them failures, and the nanoseconds that they took.
     Part {
@@ -176,9 +220,10 @@ pub(crate) fn read_order(bytes: &[u8]) -> Option<Order<'_>> {
             let manner = Manner { spreads: flags & SPREADS != 0, is_timed: flags & IS_TIMED != 0 };
             let seed = (flags & HAS_SEED != 0).then_some(seed);
             let context_len = reader.u32()?;
-            let task = Task { serial, function, function_len, seed, items, manner, context_len };
-            let (function, arguments) = reader.0.split_at_checked(function_len as usize)?;
-            Order::Task { task, function, arguments }
+            let is_large = flags & IS_LARGE != 0;
+            let task = Task { serial, function, function_len, seed, items, manner, context_len, is_large };
+            let (function, rest) = reader.0.split_at_checked(function_len as usize)?;
+            Order::Task { task, function, arguments: Content::read(is_large, Reader(rest))? }
         }
         OUTSIDE => Order::Outside { descriptor: reader.u32()?, len: reader.u64()?, serial: reader.u64()? },
         _ => return None,
@@ -192,9 +237,11 @@ pub(crate) fn read_answer(bytes: &[u8]) -> Option<Answer<'_>> {
         READY => Answer::Ready,
         NOT_READY => Answer::NotReady(reader.0),
         NOTE => Answer::Note { kind: reader.byte()?, bytes: reader.0 },
-        kind @ (VALUE | ERROR) => {
+        kind if matches!(kind & !IS_LARGE, VALUE | ERROR) => {
             let (serial, run, cpu) = (reader.u64()?, reader.u64()?, reader.u64()?);
-            Answer::Done { serial, has_failed: kind == ERROR, run, cpu, bytes: reader.0 }
+            let has_failed = kind & !IS_LARGE == ERROR;
+            let content = Content::read(kind & IS_LARGE != 0, reader)?;
+            Answer::Done { serial, has_failed, run, cpu, content }
         }
         PART => {
             let (serial, done, failed, run) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u64()?);

@@ -74,8 +74,8 @@ impl Outcome {
             waited: history.waited.as_secs_f64(),
             wall: history.wall.as_secs_f64(),
             cpu: (!takes_coroutines).then_some(history.cpu.as_secs_f64()),
-            bytes_in: 0,
-            bytes_out: 0,
+            bytes_in: history.bytes_in,
+            bytes_out: history.bytes_out,
         };
         let (value, exception) = match result {
             Ok(value) => (value, None),

@@ -3,22 +3,26 @@
 //! The function is pickled once per pool, and sent once to each worker; a task names it by number. Arguments are pickled
 //! in the thread that submits, results are read in the thread that asks: nobody in between needs the interpreter.
 //!
-//! The standard pickler is fast, but sends what lives in `__main__` by name only, which a worker cannot find there, and
-//! refuses lambdas. What it refuses, or names `__main__`, is pickled again by cloudpickle, which sends it by value.
+//! What is large lies in a segment, from the one to the other.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
-use pyo3::exceptions::{PyException, PyTypeError};
+use manyhands_os::stock::{Loan, Stock};
+use pyo3::exceptions::{PyException, PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::call::function_name;
 use crate::error;
 use crate::native;
+use crate::pickle::{Pickled, Weight, dump_by_value};
+pub(crate) use crate::pickle::{dump, load};
+use crate::view::Bundle;
 
 /// How many functions a pool remembers, before it begins anew: lambdas made in a loop must not pile up.
 const MOST_FUNCTIONS: usize = 256;
@@ -94,21 +98,65 @@ impl Functions {
     }
 }
 
+/// Pickled arguments.
+pub(crate) enum Arguments {
+    /// They fit the message.
+    Inline(Vec<u8>),
+    /// Large ones in a segment, which is not used again before they are dropped.
+    Lent { loan: Loan, len: usize },
+    /// Large ones that have no segment yet; that is taken from the stock when they are sent.
+    Waiting(Vec<u8>, Arc<Stock>),
+}
+
+impl Arguments {
+    fn new(py: Python<'_>, pickled: Pickled, stock: &Arc<Stock>) -> PyResult<Self> {
+        let parts = match pickled {
+            Pickled::Small(bytes) => return Ok(Self::Inline(bytes)),
+            Pickled::Large(parts) => parts,
+        };
+        // Without room now there may be some when their turn comes.
+        let Ok(mut loan) = parts.lend(py, stock) else {
+            return Ok(Self::Waiting(parts.to_bytes(py)?, Arc::clone(stock)));
+        };
+        parts.fill(py, loan.segment_mut())?;
+        Ok(Self::Lent { loan, len: parts.len() })
+    }
+
+    /// How many bytes they take.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Inline(bytes) | Self::Waiting(bytes, _) => bytes.len(),
+            Self::Lent { len, .. } => *len,
+        }
+    }
+}
+
 /// A call in another process.
 #[derive(Clone)]
 pub(crate) struct Parcel {
     pub(crate) function: Arc<Function>,
     /// Pickled `(args, kwargs)` or `(args, kwargs, context)`; empty for no arguments at all.
-    pub(crate) arguments: Arc<Vec<u8>>,
+    pub(crate) arguments: Arc<Arguments>,
     /// The seed of the item that it works on.
     pub(crate) seed: Option<u64>,
     pub(crate) submitted: Tick,
 }
 
 impl Parcel {
+    /// Gives arguments that wait for a segment one; if they `must` have it, however many are in use.
+    pub(crate) fn settle(&mut self, must: bool) -> io::Result<()> {
+        if let Arguments::Waiting(bytes, stock) = &*self.arguments {
+            let mut loan = stock.lend(bytes.len(), must)?;
+            loan.segment_mut().fill(0, bytes)?;
+            self.arguments = Arc::new(Arguments::Lent { loan, len: bytes.len() });
+        }
+        Ok(())
+    }
+
     /// Pickles a call.
     pub(crate) fn new(
         functions: &Functions,
+        stock: &Arc<Stock>,
         function: &Bound<'_, PyAny>,
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
@@ -117,17 +165,19 @@ impl Parcel {
         let context = pack_context(args.py())?;
         let is_bare = args.is_empty() && kwargs.is_none_or(PyDictMethods::is_empty);
         let arguments = if is_bare && context.is_none() {
-            Vec::new()
+            Arguments::Inline(Vec::new())
         } else {
+            let weight = if context.is_none() { Weight::of_call(args, kwargs) } else { Weight::Unknown };
             let kwargs = kwargs.into_pyobject(args.py())?.into_any();
             let call = match &context {
                 None => PyTuple::new(args.py(), [args.as_any(), &kwargs])?,
                 Some(context) => PyTuple::new(args.py(), [args.as_any(), &kwargs, context])?,
             };
-            dump(call.as_any()).map_err(|error| {
+            let pickled = Pickled::new(call.as_any(), weight).map_err(|error| {
                 let (value, names) = (call.as_any(), ["args", "kwargs", "context"].as_slice());
                 cannot_send(error, &function.name, &Culprit { value, names })
-            })?
+            })?;
+            Arguments::new(args.py(), pickled, stock)?
         };
         Ok(Self { function, arguments: Arc::new(arguments), seed: None, submitted: clock::now() })
     }
@@ -201,53 +251,46 @@ pub(crate) fn unpicklable(error: PyErr, what: &str, culprit: &Culprit<'_, '_>) -
     explained
 }
 
-fn pickler(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let dumps =
-        DUMPS.get_or_try_init(py, || Ok::<_, PyErr>(py.import("_pickle")?.getattr("dumps")?.unbind()))?;
-    Ok(dumps.bind(py))
-}
-
-/// Pickles an object for a process of the same program.
-pub(crate) fn dump(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    let plain = pickler(object.py())?.call1((object, 5)).and_then(|bytes| Ok(bytes.cast_into::<PyBytes>()?));
-    match plain {
-        Ok(bytes) if !names_main(bytes.as_bytes()) => Ok(bytes.as_bytes().to_vec()),
-        _ => dump_by_value(object),
-    }
-}
-
-fn names_main(bytes: &[u8]) -> bool {
-    memchr::memmem::find(bytes, b"__main__").is_some()
-}
-
-/// Pickles with cloudpickle, which sends by value what cannot be imported by name.
-fn dump_by_value(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let bytes =
-        DUMPS.import(object.py(), "manyhands.executors._pickling", "dumps_by_value")?.call1((object,))?;
-    Ok(bytes.cast_into::<PyBytes>()?.as_bytes().to_vec())
-}
-
-/// Reads what [`dump`] wrote. Only bytes of the pool's own workers come here: pickle is code.
-pub(crate) fn load<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let loads =
-        LOADS.get_or_try_init(py, || Ok::<_, PyErr>(py.import("_pickle")?.getattr("loads")?.unbind()))?;
-    loads.bind(py).call1((PyBytes::new(py, bytes),))
-}
-
 /// What a worker process answered.
 pub(crate) struct Reply {
     pub(crate) has_failed: bool,
     /// The pickled value; or the pickled pair of exception and traceback text.
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) content: Received,
+}
+
+/// A pickle that came from another process.
+pub(crate) enum Received {
+    Inline(Vec<u8>),
+    Large(Bundle),
+    /// It was sent, but there is no room for it here.
+    Lost(io::Error),
+}
+
+impl Received {
+    /// How many bytes it takes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Inline(bytes) => bytes.len(),
+            Self::Large(bundle) => bundle.len(),
+            Self::Lost(_) => 0,
+        }
+    }
+
+    fn load<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Inline(bytes) => load(py, bytes),
+            Self::Large(bundle) => bundle.load(py),
+            Self::Lost(why) => {
+                Err(PyOSError::new_err(format!("could not receive the result of a task: {why}")))
+            }
+        }
+    }
 }
 
 impl Reply {
     /// Reads the value, or the exception with the worker's traceback as its cause.
     pub(crate) fn read(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let read = load(py, &self.bytes)?;
+        let read = self.content.load(py)?;
         if !self.has_failed {
             return Ok(read.unbind());
         }

@@ -15,6 +15,7 @@ use manyhands_engine::gate::{GateId, Limits};
 use manyhands_engine::scheduler::{Order, Scheduler};
 use manyhands_engine::statistics::Statistics;
 use manyhands_os::clock;
+use manyhands_os::stock::Stock;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -205,6 +206,8 @@ pub(crate) struct Pool {
     runs_coroutines: bool,
     /// The functions that were sent to worker processes.
     pub(crate) functions: Functions,
+    /// The memory in which large arguments travel.
+    pub(crate) stock: Arc<Stock>,
     /// Opened when the supervisor of worker processes has nothing left to look after.
     pub(crate) over: Latch,
 }
@@ -220,6 +223,7 @@ impl Pool {
                 Crew::Processes(_) => Model::Processes,
             },
             functions: Functions::default(),
+            stock: Arc::default(),
             over: Latch::default(),
             spawn,
             shared: Mutex::new(Shared {
@@ -260,7 +264,7 @@ impl Pool {
         seed: Option<u64>,
     ) -> PyResult<Work> {
         if self.model == Model::Processes {
-            let parcel = Parcel::new(&self.functions, function, &args, kwargs.as_ref())?;
+            let parcel = Parcel::new(&self.functions, &self.stock, function, &args, kwargs.as_ref())?;
             return Ok(Work::Parcel(Parcel { seed, ..parcel }));
         }
         let call = Call::new(function, args, kwargs)?;

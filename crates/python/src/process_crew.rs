@@ -16,7 +16,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
@@ -34,8 +34,10 @@ use crate::cancellations;
 use crate::detail::Detail;
 use crate::draft;
 use crate::future::Future;
-use crate::message::{self, Task};
-use crate::parcel::{Function, Parcel};
+use crate::message::{self, Place, Task};
+use crate::parcel::{Arguments, Function, Parcel};
+use crate::slots::{Freed, Slots};
+use crate::view::Lender;
 
 /// Bytes of each ring.
 pub(crate) const RING: usize = 1 << 20;
@@ -48,6 +50,10 @@ pub(crate) const RELEASED: usize = 2 * RING / 8;
 pub(crate) const STOPPED: usize = RELEASED + 1;
 /// Set by a worker that claims no more tasks, before it answers its last: it has run its share, or grown too large.
 pub(crate) const RETIRED: usize = STOPPED + 1;
+/// A bit for each slot in which a large message lies: of the pool's, those that the worker does not look into any more;
+/// of the worker's, those that the pool does not look into; and of each those that must not be used again.
+pub(crate) const ARGUMENTS: Freed = Freed { free: RETIRED + 1, spoilt: RETIRED + 2 };
+pub(crate) const RESULTS: Freed = Freed { free: RETIRED + 3, spoilt: RETIRED + 4 };
 /// Where a worker writes down [how far it is](crate::draft) in a batch.
 pub(crate) const DRAFT: usize = RELEASED + 8;
 pub(crate) const SEGMENT: usize = DRAFT * 8 + draft::BYTES;
@@ -122,6 +128,12 @@ impl ProcessHand {
         self.event.signal();
     }
 
+    /// Whom to tell when an answer of the worker's is not looked into any more; nobody, once the worker is gone.
+    pub(crate) fn lender(self: &Arc<Self>) -> Weak<dyn Lender> {
+        let lender: Arc<dyn Lender> = Arc::<Self>::clone(self);
+        Arc::downgrade(&lender)
+    }
+
     /// Tells the worker to end when it has nothing to do.
     fn stop(&self) {
         self.segment.words()[STOPPED].store(1, Ordering::Release);
@@ -151,6 +163,14 @@ impl ProcessHand {
     }
 }
 
+impl Lender for ProcessHand {
+    fn give_back(&self, slot: u8, is_spoilt: bool) {
+        RESULTS.mark(&self.segment, slot, is_spoilt);
+        // A worker that sleeps shall not keep more than it needs.
+        self.event.signal();
+    }
+}
+
 /// What a worker has to do.
 pub(crate) enum Freight {
     Call { future: Py<Future>, parcel: Parcel },
@@ -165,10 +185,13 @@ impl Freight {
         }
     }
 
-    /// What the function is to be called with; of a batch the context and the items.
+    /// What the function is to be called with, unless that lies elsewhere; of a batch the context and the items.
     fn arguments(&self) -> [&[u8]; 2] {
         match self {
-            Self::Call { parcel, .. } => [&parcel.arguments, &[]],
+            Self::Call { parcel, .. } => match &*parcel.arguments {
+                Arguments::Inline(bytes) | Arguments::Waiting(bytes, _) => [bytes, &[]],
+                Arguments::Lent { .. } => [&[], &[]],
+            },
             Self::Batch(batch) => [&batch.bulk.context, batch.bulk.bytes(&batch.items)],
         }
     }
@@ -205,6 +228,8 @@ pub(crate) struct Flight {
     brings_function: bool,
     /// The message, if it did not fit the ring, until it is answered.
     outside: Option<Segment>,
+    /// Where its arguments are in the worker's `lent`.
+    slot: Option<u8>,
 }
 
 impl Flight {
@@ -235,6 +260,8 @@ pub(crate) struct Worker {
     pub(crate) flights: VecDeque<Flight>,
     /// Numbers of the functions that it was sent.
     known: HashSet<u32>,
+    /// Arguments that the worker may look into.
+    lent: Slots<Arc<Arguments>>,
     /// How long its tasks take, by experience.
     mean: Option<Duration>,
     pub(crate) is_ready: bool,
@@ -297,6 +324,14 @@ impl Worker {
 
     /// Pushes a task, with its function if the worker does not know it.
     fn push(&mut self, mut flight: Flight, must_wake: &mut bool) -> Result<(), (Box<Flight>, Refusal)> {
+        let place = match self.lend(&mut flight) {
+            Ok(place) => place,
+            // Others that are under way will make room; if there are none, there is no room.
+            Err(_) if !self.flights.is_empty() => return Err((Box::new(flight), Refusal::Full)),
+            Err(error) => return Err((Box::new(flight), Refusal::Unsendable(error))),
+        };
+        flight.slot = place.and_then(|place| place.slot);
+        let encoded = place.map(Place::encode);
         let function = flight.freight.function();
         let number = function.number;
         let pickled: &[u8] = if self.known.contains(&number) { &[] } else { &function.bytes };
@@ -305,6 +340,7 @@ impl Worker {
             Freight::Batch(batch) => (None, batch.items.len(), batch.bulk.manner),
         };
         let [context, arguments] = flight.freight.arguments();
+        let arguments = encoded.as_ref().map_or(arguments, |place| place);
         let context_len = if items > 0 { context.len() } else { 0 };
         let task = Task {
             serial: flight.serial,
@@ -314,6 +350,7 @@ impl Worker {
             items: u32::try_from(items).unwrap_or(u32::MAX),
             manner,
             context_len: u32::try_from(context_len).unwrap_or(u32::MAX),
+            is_large: place.is_some(),
         };
         match send(&mut self.tasks, flight.serial, &[&task.encode(), pickled, context, arguments]) {
             Ok((wake, outside)) => {
@@ -323,7 +360,37 @@ impl Worker {
                 self.flights.push_back(flight);
                 Ok(())
             }
-            Err(refusal) => Err((Box::new(flight), refusal)),
+            Err(refusal) => {
+                self.take_arguments(&mut flight);
+                Err((Box::new(flight), refusal))
+            }
+        }
+    }
+
+    /// Lends large arguments to the worker, until it gives them back.
+    fn lend(&mut self, flight: &mut Flight) -> io::Result<Option<Place>> {
+        let Freight::Call { parcel, .. } = &mut flight.freight else { return Ok(None) };
+        parcel.settle(self.flights.is_empty())?;
+        let Arguments::Lent { loan, .. } = &*parcel.arguments else { return Ok(None) };
+        let slot = self.lent.lend(Arc::clone(&parcel.arguments)).ok();
+        if slot.is_none() {
+            // The worker cannot say when it is done with them.
+            loan.spoil();
+        }
+        Ok(Some(Place::new(loan.segment(), slot)))
+    }
+
+    /// Takes back arguments that the worker has not seen.
+    fn take_arguments(&mut self, flight: &mut Flight) {
+        flight.slot.take().and_then(|slot| self.lent.take(slot));
+    }
+
+    /// Takes back arguments that the worker does not look into any more.
+    pub(crate) fn reclaim(&mut self) {
+        for (arguments, is_spoilt) in self.lent.take_freed(&self.hand.segment) {
+            if let (Arguments::Lent { loan, .. }, true) = (&*arguments, is_spoilt) {
+                loan.spoil();
+            }
         }
     }
 
@@ -331,7 +398,10 @@ impl Worker {
     fn take_back(&mut self, most: usize) -> Vec<Flight> {
         let count = self.tasks.take_back(most).min(self.flights.len());
         self.is_full &= count == 0;
-        let taken: Vec<Flight> = self.flights.drain(self.flights.len() - count..).rev().collect();
+        let mut taken: Vec<Flight> = self.flights.drain(self.flights.len() - count..).rev().collect();
+        for flight in &mut taken {
+            self.take_arguments(flight);
+        }
         for flight in taken.iter().filter(|flight| flight.brings_function) {
             self.known.remove(&flight.freight.function().number);
         }
@@ -573,6 +643,7 @@ impl ProcessCrew {
             deadline: None,
             brings_function: false,
             outside: None,
+            slot: None,
         };
         let worker = &mut self.workers[index];
         let mut must_wake = false;
@@ -635,6 +706,7 @@ impl ProcessCrew {
             tasks,
             flights: VecDeque::new(),
             known: HashSet::new(),
+            lent: Slots::new(ARGUMENTS),
             mean: None,
             is_ready: false,
             is_leaving: false,

@@ -1,7 +1,8 @@
 //! The worker's side: takes tasks from its ring, calls, answers. Runs in the worker process's main thread.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use std::time::Duration;
 use manyhands_os::clock;
 use manyhands_os::event::Event;
 use manyhands_os::ring::{self, Consumer, Producer, PushError};
-use manyhands_os::segment::Segment;
+use manyhands_os::segment::{Segment, Writes};
+use manyhands_os::stock::Stock;
 use pyo3::exceptions::{PyBaseException, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -19,11 +21,14 @@ use crate::cancellations;
 use crate::draft::Draft;
 use crate::enter::Turn;
 use crate::lines::{Lines, STREAMS};
-use crate::message::{self, Order, Task};
+use crate::message::{self, Content, Order, Place, Task};
 use crate::native;
 use crate::parcel::{self, Culprit};
+use crate::pickle::{Parts, Pickled, Weight};
 use crate::pool;
-use crate::process_crew::{INLINE, RELEASED, RETIRED, RING, SEGMENT, STOPPED};
+use crate::process_crew::{ARGUMENTS, INLINE, RELEASED, RESULTS, RETIRED, RING, SEGMENT, STOPPED};
+use crate::slots::Slots;
+use crate::view::{Bundle, Lender};
 use crate::wire::{self, Reader};
 
 /// How long an idle worker looks for its next task before it sleeps.
@@ -43,8 +48,20 @@ struct Body {
     /// Answers that did not fit the ring, until the pool has read them; and how many have been forgotten.
     outside: VecDeque<Segment>,
     forgotten: u64,
-    segment: Arc<Segment>,
+    /// Large answers into which the pool may look; and memory for the next.
+    lent: Slots<Segment>,
+    stock: Stock,
+    control: Arc<Control>,
     share: Share,
+}
+
+/// The segment that the worker has in common with its pool.
+struct Control(Arc<Segment>);
+
+impl Lender for Control {
+    fn give_back(&self, slot: u8, is_spoilt: bool) {
+        ARGUMENTS.mark(&self.0, slot, is_spoilt);
+    }
 }
 
 /// What a worker may do before another takes its place.
@@ -57,11 +74,11 @@ struct Share {
 
 impl Body {
     fn is_stopped(&self) -> bool {
-        self.segment.words()[STOPPED].load(Ordering::Acquire) != 0
+        self.control.0.words()[STOPPED].load(Ordering::Acquire) != 0
     }
 
     fn has_retired(&self) -> bool {
-        self.segment.words()[RETIRED].load(Ordering::Relaxed) != 0
+        self.control.0.words()[RETIRED].load(Ordering::Relaxed) != 0
     }
 
     /// How many of so many tasks it may still run.
@@ -76,23 +93,54 @@ impl Body {
         }
         let is_large = |most: u64| manyhands_os::memory::resident().is_ok_and(|held| held > most);
         if self.share.tasks == Some(0) || self.share.memory.is_some_and(is_large) {
-            self.segment.words()[RETIRED].store(1, Ordering::Release);
+            self.control.0.words()[RETIRED].store(1, Ordering::Release);
         }
     }
 
-    /// Gives back the memory of answers that the pool has read.
+    /// Takes back the memory of answers that the pool has read.
     fn forget_read(&mut self) {
-        let released = self.segment.words()[RELEASED].load(Ordering::Acquire);
+        let released = self.control.0.words()[RELEASED].load(Ordering::Acquire);
         while self.forgotten < released && self.outside.pop_front().is_some() {
             self.forgotten += 1;
         }
+        for (segment, is_spoilt) in self.lent.take_freed(&self.control.0) {
+            if !is_spoilt {
+                self.stock.put(segment);
+            }
+        }
     }
+
+    /// Keeps a large answer as it is until the pool does not look into it any more.
+    fn lend(&mut self, segment: Segment) -> Place {
+        let place = Place::new(&segment, None);
+        let slot = self.lent.lend(segment).map_err(|segment| self.outside.push_back(segment)).ok();
+        Place { slot, ..place }
+    }
+
+    /// Arguments as they came, or where they lie.
+    fn receive<'a>(&self, content: Content<'a>, parent: i32, writes: Writes) -> io::Result<Arguments<'a>> {
+        let lender: Arc<dyn Lender> = Arc::<Control>::clone(&self.control);
+        match content {
+            Content::Inline(bytes) => Ok(Arguments::Inline(bytes)),
+            Content::Large(place) => {
+                Bundle::open(parent, place, writes, Arc::downgrade(&lender)).map(Arguments::Large)
+            }
+        }
+    }
+}
+
+/// Pickled arguments; none at all if empty.
+enum Arguments<'a> {
+    Inline(&'a [u8]),
+    Large(Bundle),
 }
 
 /// A worker process, as its Python main function sees it.
 #[pyclass(frozen, module = "manyhands._core")]
 pub(crate) struct ProcessWorker {
     parent: i32,
+    /// What becomes of what tasks write to large arguments.
+    writes: Writes,
     event: Event,
     pool_event: Event,
     body: Mutex<Option<Body>>,
@@ -167,10 +215,11 @@ impl ProcessWorker {
                 if !function.is_empty() {
                     body.functions.insert(task.function, parcel::load(py, function).map(Bound::unbind));
                 }
-                if task.items > 0 {
-                    return self.run_batch(py, body, &task, arguments);
+                match body.receive(arguments, self.parent, self.writes) {
+                    Ok(Arguments::Inline(items)) if task.items > 0 => self.run_batch(py, body, &task, items),
+                    Ok(arguments) => self.run_task(py, body, &task, arguments),
+                    Err(error) => self.fail(py, body, task.serial, "arguments", error.into()),
                 }
-                self.run_task(py, body, &task, arguments)
             }
             Some(Order::Outside { descriptor, len, serial }) if may_be_outside => {
                 match message::read_outside(self.parent, descriptor, len) {
@@ -195,14 +244,20 @@ impl ProcessWorker {
                 if !function.is_empty() {
                     body.functions.insert(task.function, parcel::load(py, function).map(Bound::unbind));
                 }
+                let arguments = match body.receive(arguments, self.parent, self.writes) {
+                    Ok(arguments) => arguments,
+                    Err(error) => {
+                        return self.fail(py, body, task.serial, "arguments", error.into()).map(|()| None);
+                    }
+                };
                 match read_task(py, body, &task, arguments) {
                     Ok((function, (args, kwargs, variables))) => {
                         Ok(Some((task.serial, function, args, kwargs, variables)))
                     }
                     Err(error) => {
-                        let (_, bytes) = pack(py, Err(error))?;
-                        let header = message::answer(task.serial, true, 0, 0);
-                        self.answer(py, body, task.serial, &[&header, &bytes]).map(|()| None)
+                        let (has_failed, pickled) = pack(py, Err(error))?;
+                        let answer = |is_large| message::answer(task.serial, has_failed, is_large, 0, 0);
+                        self.answer_pickled(py, body, task.serial, pickled, answer).map(|()| None)
                     }
                 }
             }
@@ -216,19 +271,43 @@ impl ProcessWorker {
         }
     }
 
-    fn run_task(&self, py: Python<'_>, body: &mut Body, task: &Task, arguments: &[u8]) -> PyResult<()> {
+    fn run_task(
+        &self,
+        py: Python<'_>,
+        body: &mut Body,
+        task: &Task,
+        arguments: Arguments<'_>,
+    ) -> PyResult<()> {
         let (began, cpu) = (clock::now(), clock::thread_cpu());
         let result = call(py, body, task, arguments);
         let run = clock::now() - began;
         let cpu = clock::thread_cpu().saturating_sub(cpu);
         self.flush_all(py)?;
-        let (has_failed, bytes) = pack(py, result)?;
+        let (has_failed, pickled) = pack(py, result)?;
         body.count_tasks(1);
-        let header = message::answer(task.serial, has_failed, nanoseconds(run), nanoseconds(cpu));
-        match self.answer(py, body, task.serial, &[&header, &bytes]) {
+        let (run, cpu) = (nanoseconds(run), nanoseconds(cpu));
+        let header = |is_large| message::answer(task.serial, has_failed, is_large, run, cpu);
+        self.answer_pickled(py, body, task.serial, pickled, header)
+    }
+
+    /// Answers with a pickle, behind a header that says whether it is large; with a failure if there is no room for it.
+    fn answer_pickled<const N: usize>(
+        &self,
+        py: Python<'_>,
+        body: &mut Body,
+        serial: u64,
+        pickled: Pickled,
+        header: impl Fn(bool) -> [u8; N],
+    ) -> PyResult<()> {
+        let answered = match pickled {
+            Pickled::Small(bytes) => self.answer(py, body, serial, &[&header(false), &bytes]),
+            Pickled::Large(parts) => {
+                place(py, body, parts).and_then(|place| self.push(py, &[&header(true), &place.encode()]))
+            }
+        };
+        match answered {
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
-                drop(bytes);
-                self.fail(py, body, task.serial, "result", error)
+                self.fail(py, body, serial, "result", error)
             }
             answered => answered,
         }
@@ -242,7 +321,7 @@ impl ProcessWorker {
     /// Runs the items of a batch, as long as that does not take too long; what is left the pool takes back.
     fn run_batch(&self, py: Python<'_>, body: &mut Body, task: &Task, items: &[u8]) -> PyResult<()> {
         let (began, cpu) = (clock::now(), clock::thread_cpu());
-        let segment = Arc::clone(&body.segment);
+        let segment = Arc::clone(&body.control.0);
         let draft = Draft::begin(&segment, task.serial);
         let malformed = || PyRuntimeError::new_err("the pool sent a batch that is too short");
         let (variables, items) = items.split_at_checked(task.context_len as usize).ok_or_else(malformed)?;
@@ -279,7 +358,7 @@ impl ProcessWorker {
             }
         }
         let (run, cpu) = (clock::now() - began, clock::thread_cpu().saturating_sub(cpu));
-        let header = message::answer(task.serial, false, nanoseconds(run), nanoseconds(cpu));
+        let header = message::answer(task.serial, false, false, nanoseconds(run), nanoseconds(cpu));
         self.answer(py, body, task.serial, &[&header])
     }
 
@@ -299,7 +378,7 @@ impl ProcessWorker {
                 return Err(error);
             }
             // There is no memory for so much: every one of them is told so.
-            let pickled = pack(py, Err(explain_unsent(py, "result", &error)))?.1;
+            let pickled = pack_failure(py, &explain_unsent(py, "result", &error))?;
             let done = results.done;
             *results = Results::default();
             for _ in 0..done {
@@ -314,10 +393,20 @@ impl ProcessWorker {
 
     /// Answers that a task's `what` could not be sent: the machine has no room for it.
     fn fail(&self, py: Python<'_>, body: &mut Body, serial: u64, what: &str, error: PyErr) -> PyResult<()> {
-        let (_, bytes) = pack(py, Err(explain_unsent(py, what, &error)))?;
-        let header = message::answer(serial, true, 0, 0);
+        let bytes = pack_failure(py, &explain_unsent(py, what, &error))?;
+        let header = message::answer(serial, true, false, 0, 0);
         self.answer(py, body, serial, &[&header, &bytes])
     }
+}
+
+/// Copies a large answer to where the pool can read it.
+fn place(py: Python<'_>, body: &mut Body, parts: Parts) -> PyResult<Place> {
+    body.forget_read();
+    let mut segment = parts.take_from(py, &body.stock)?;
+    parts.fill(py, &mut segment)?;
+    // The result itself, which may be as large.
+    drop(parts);
+    Ok(body.lend(segment))
 }
 
 fn explain_unsent(py: Python<'_>, what: &str, error: &PyErr) -> PyErr {
@@ -355,7 +444,7 @@ impl Results {
             },
             Err(error) => error,
         };
-        let pickled = pack(py, Err(error))?.1;
+        let pickled = pack_failure(py, &error)?;
         self.bytes.truncate(before);
         self.done -= 1;
         self.add_failure(&pickled, time);
@@ -405,16 +494,23 @@ fn read_task<'py>(
     py: Python<'py>,
     body: &Body,
     task: &Task,
-    arguments: &[u8],
+    arguments: Arguments<'_>,
 ) -> PyResult<(Bound<'py, PyAny>, ReadCall<'py>)> {
     let function = function_of(py, body, task)?;
-    if arguments.is_empty() {
-        return Ok((function, (PyTuple::empty(py), None, None)));
-    }
-    Ok((function, read_call(&parcel::load(py, arguments)?.cast_into()?)?))
+    let call = match arguments {
+        Arguments::Inline([]) => (PyTuple::empty(py), None, None),
+        Arguments::Inline(bytes) => read_call(&parcel::load(py, bytes)?.cast_into()?)?,
+        Arguments::Large(bundle) => read_call(&bundle.load(py)?.cast_into()?)?,
+    };
+    Ok((function, call))
 }
 
-fn call<'py>(py: Python<'py>, body: &Body, task: &Task, arguments: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+fn call<'py>(
+    py: Python<'py>,
+    body: &Body,
+    task: &Task,
+    arguments: Arguments<'_>,
+) -> PyResult<Bound<'py, PyAny>> {
     let (function, (args, kwargs, variables)) = read_task(py, body, task, arguments)?;
     let context = native::copy_current_context(py)?;
     if let Some(seed) = task.seed {
@@ -444,20 +540,25 @@ fn read_call<'py>(call: &Bound<'py, PyTuple>) -> PyResult<ReadCall<'py>> {
 }
 
 /// Pickles a result, or why there is none.
-fn pack(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> PyResult<(bool, Vec<u8>)> {
+fn pack(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> PyResult<(bool, Pickled)> {
     let error = match result {
-        Ok(value) => match parcel::dump(&value) {
-            Ok(bytes) => return Ok((false, bytes)),
+        Ok(value) => match Pickled::new(&value, Weight::of(&value)) {
+            Ok(pickled) => return Ok((false, pickled)),
             Err(error) => explain_unpickled(&value, error)?,
         },
         Err(error) => error,
     };
-    let traceback = format_exception(&error, py)?;
+    Ok((true, Pickled::Small(pack_failure(py, &error)?)))
+}
+
+/// Pickles an exception with its traceback.
+fn pack_failure(py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
+    let traceback = format_exception(error, py)?;
     let pair = (error.value(py), &traceback).into_pyobject(py)?;
     let reason = match parcel::dump(pair.as_any()) {
         // An exception that pickles but cannot be read would fail in the parent; better to know here.
         Ok(bytes) => match parcel::load(py, &bytes) {
-            Ok(_) => return Ok((true, bytes)),
+            Ok(_) => return Ok(bytes),
             Err(failure) => {
                 format!("it cannot be made again from its pickle: {}", text_of(failure.value(py)))
             }
@@ -474,7 +575,7 @@ fn pack(py: Python<'_>, result: PyResult<Bound<'_, PyAny>>) -> PyResult<(bool, V
         reason,
     ))?;
     let pair = (stand_in, traceback).into_pyobject(py)?;
-    Ok((true, parcel::dump(pair.as_any())?))
+    parcel::dump(pair.as_any())
 }
 
 fn text_of(error: &Bound<'_, PyBaseException>) -> String {
@@ -499,7 +600,7 @@ fn format_exception(error: &PyErr, py: Python<'_>) -> PyResult<String> {
 impl ProcessWorker {
     /// Take over the descriptors that the pool passed on.
     #[new]
-    #[pyo3(signature = (parent, segment, event, pool_event, *, max_tasks = None, max_memory = None))]
+    #[pyo3(signature = (parent, segment, event, pool_event, *, max_tasks = None, max_memory = None, writable_arguments = false))]
     fn new(
         parent: i32,
         segment: i32,
@@ -507,6 +608,7 @@ impl ProcessWorker {
         pool_event: i32,
         max_tasks: Option<u64>,
         max_memory: Option<u64>,
+        writable_arguments: bool,
     ) -> PyResult<Self> {
         let segment = Arc::new(Segment::from_fd(own(segment)?)?);
         if segment.len() < SEGMENT {
@@ -517,8 +619,10 @@ impl ProcessWorker {
         let answers = ring::producer(Arc::clone(&segment), RING, RING).map_err(fault)?;
         let (functions, outside) = (HashMap::new(), VecDeque::new());
         let share = Share { tasks: max_tasks, memory: max_memory };
-        let body = Body { tasks, functions, outside, forgotten: 0, segment, share };
+        let (control, lent, stock) = (Arc::new(Control(segment)), Slots::new(RESULTS), Stock::default());
+        let body = Body { tasks, functions, outside, forgotten: 0, lent, stock, control, share };
         Ok(Self {
+            writes: if writable_arguments { Writes::Private } else { Writes::Refused },
             parent,
             event: Event::from_fd(own(event)?)?,
             pool_event: Event::from_fd(own(pool_event)?)?,
@@ -573,7 +677,6 @@ impl ProcessWorker {
 
     /// The descriptor that is readable when it is worth asking.
     fn fileno(&self) -> i32 {
-        use std::os::fd::AsRawFd;
         self.event.fd().as_raw_fd()
     }
 
@@ -594,7 +697,7 @@ impl ProcessWorker {
     /// Take the number of a call that is to be cancelled, if there is one.
     fn take_cancellation(&self) -> Option<u64> {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
-        cancellations::read(&body.as_ref()?.segment)
+        cancellations::read(&body.as_ref()?.control.0)
     }
 
     /// Have the descriptor become readable for whatever comes; False if something has come already.
@@ -630,16 +733,11 @@ impl ProcessWorker {
     ) -> PyResult<()> {
         self.flush_all(py)?;
         let result = if has_failed { Err(PyErr::from_value(outcome)) } else { Ok(outcome) };
-        let (has_failed, bytes) = pack(py, result)?;
+        let (has_failed, pickled) = pack(py, result)?;
         let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(body) = body.as_mut() else { return Ok(()) };
-        let header = message::answer(serial, has_failed, nanoseconds, 0);
-        match self.answer(py, body, serial, &[&header, &bytes]) {
-            Err(error) if error.is_instance_of::<PyOSError>(py) => {
-                self.fail(py, body, serial, "result", error)
-            }
-            answered => answered,
-        }
+        let header = |is_large| message::answer(serial, has_failed, is_large, nanoseconds, 0);
+        self.answer_pickled(py, body, serial, pickled, header)
     }
 
     /// Run tasks until told to stop.

@@ -13,6 +13,7 @@ use manyhands_engine::scheduler::Scheduler;
 use manyhands_engine::statistics::Statistics;
 use manyhands_os::clock;
 use manyhands_os::event::Event;
+use manyhands_os::segment::Writes;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
@@ -21,10 +22,11 @@ use crate::bulk::{Batch, Part};
 use crate::draft;
 use crate::error;
 use crate::future::{Future, Outcome, Rest};
-use crate::message::{self, Answer};
-use crate::parcel::{self, Reply};
+use crate::message::{self, Answer, Content, Place};
+use crate::parcel::{self, Received, Reply};
 use crate::pool::{Crew, Pool, Shared};
 use crate::process_crew::{Ended, Flight, Freight, ProcessCrew, ProcessHand, Queue, Worker};
+use crate::view::Bundle;
 use crate::waiter::{Mailbox, Wakes};
 use crate::wire;
 
@@ -106,6 +108,7 @@ pub(crate) fn ensure(pool: &Arc<Pool>) -> io::Result<()> {
             notes: Vec::new(),
         };
         supervisor.run();
+        supervisor.pool.stock.clear();
         supervisor.pool.over.open();
     })?;
     Ok(())
@@ -235,8 +238,11 @@ impl Supervisor {
                 self.errands.push(Errand::Broken(String::from_utf8_lossy(traceback).into_owned()));
                 Ok(())
             }
-            Some(Answer::Done { serial, has_failed, run, cpu, bytes }) => {
-                let reply = Reply { has_failed, bytes: bytes.to_vec() };
+            Some(Answer::Done { serial, has_failed, run, cpu, content }) => {
+                let reply = match content {
+                    Content::Inline(bytes) => Reply { has_failed, content: Received::Inline(bytes.to_vec()) },
+                    Content::Large(place) => open_reply(hand, has_failed, place)?,
+                };
                 self.done(hand, serial, Duration::from_nanos(run), Duration::from_nanos(cpu), reply)
             }
             Some(Answer::Part { serial, done, failed, run, bytes }) => {
@@ -277,6 +283,7 @@ impl Supervisor {
         if !matches!(worker.flights.front(), Some(Flight { freight: Freight::Batch(_), .. })) {
             worker.learn(run);
         }
+        worker.reclaim();
         let Some(flight) = worker.answered(now) else { return Ok(()) };
         if hand.has_retired() {
             crew.retire(hand, Queue { scheduler, statistics });
@@ -286,11 +293,13 @@ impl Supervisor {
             return Ok(());
         }
         let began = flight.began.unwrap_or(now);
+        let weight = reply.content.len();
         let outcome = Outcome::Reply(Arc::new(reply));
         let Freight::Call { future, parcel } = &flight.freight else { return Ok(()) };
         let future = future.get();
         if let Some(detail) = future.detail() {
             attempt::measure(detail, run, cpu);
+            attempt::weigh(detail, parcel.arguments.len(), weight);
             if detail.policy.is_some() {
                 drop(shared);
                 self.errands.push(Errand::Ended(flight, outcome, began));
@@ -590,6 +599,20 @@ impl Supervisor {
             _ => Ok(()),
         }
     }
+}
+
+/// A large answer, where the worker has put it.
+fn open_reply(hand: &Arc<ProcessHand>, has_failed: bool, place: Place) -> Result<Reply, String> {
+    let pid = hand.process().pid.ok_or("it answered before it was started")?;
+    let opened = Bundle::open(pid, place, Writes::Private, hand.lender());
+    if place.slot.is_none() {
+        hand.release();
+    }
+    Ok(match opened {
+        Ok(bundle) => Reply { has_failed, content: Received::Large(bundle) },
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error.to_string()),
+        Err(error) => Reply { has_failed: true, content: Received::Lost(error) },
+    })
 }
 
 /// Dispatches and levels. Returns the workers to wake, and when there may be something to level again.

@@ -76,7 +76,10 @@ class _Server:
         kwargs: dict[str, Any],
     ) -> None:
         try:
-            value = await function(*args, **kwargs)
+            coroutine = function(*args, **kwargs)
+            # Memory that they lie in is given back when the function has no use for them any more.
+            del args, kwargs
+            value = await coroutine
         except BaseException as error:
             # An exit is an exception of the task, not the end of the loop.
             self._answer(serial, began, error, True)

@@ -31,10 +31,12 @@ def dumps(value: object) -> bytes:
     return dumps_by_value(value) if b"__main__" in data else data
 
 
-def dumps_by_value(value: object) -> bytes:
+def dumps_by_value(
+    value: object, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None
+) -> bytes:
     """Pickle with cloudpickle, which sends by value what cannot be imported by name."""
     file = io.BytesIO()
-    Pickler(file, _PROTOCOL).dump(value)
+    Pickler(file, _PROTOCOL, buffer_callback=buffer_callback).dump(value)
     return file.getvalue()
 
 

@@ -33,6 +33,7 @@ def main(
     runs_coroutines: bool,
     max_tasks: int | None,
     max_memory: int | None,
+    writable_arguments: bool,
 ) -> int:
     """Run tasks until told to stop. Returns the exit code.
 
@@ -50,6 +51,7 @@ def main(
         runs_coroutines: Whether tasks are coroutines, for an event loop.
         max_tasks: How many tasks it runs before it makes room for another worker.
         max_memory: The most memory that it holds after a task for which it does not, in bytes.
+        writable_arguments: Whether tasks may write to large arguments.
     """
     # A session of its own: Ctrl-C at the terminal is the parent's to handle, and all that tasks start
     # can be found.
@@ -73,7 +75,9 @@ def main(
         from multiprocessing import current_process
 
         current_process().authkey = authkey
-    worker = _core.ProcessWorker(parent, *fds, max_tasks=max_tasks, max_memory=max_memory)
+    worker = _core.ProcessWorker(
+        parent, *fds, max_tasks=max_tasks, max_memory=max_memory, writable_arguments=writable_arguments
+    )
     with contextlib.nullcontext() if levels is None else speaking(worker, name, levels):
         return _serve(worker, initializer, runs_coroutines)
 

@@ -45,6 +45,10 @@ class ProcessExecutor(Executor):
     Workers are forked from a zygote, a clean process without threads, so the fork is safe. They end with
     their parent, however that ends.
 
+    Large data does not go through a pipe. Byte strings, and what pickle can leave out of its stream (arrays
+    of numpy, say), are copied once into shared memory, and an array is read where it lies. One that a task
+    gets is read-only, unless `writable_arguments` is set; one that a task returns is the caller's to change.
+
     Args:
         workers: How many processes; by default as many as processors, by affinity and container quota.
         concurrency: Makes it an executor of ``async def`` functions, for work that both waits and computes:
@@ -64,6 +68,8 @@ class ProcessExecutor(Executor):
         output: "forward" passes what workers print, log and warn of on to this process's ``sys.stdout`` and
             ``sys.stderr``, loggers and ``warnings``; "prefix" also sets the worker's name before each line;
             "inherit" leaves it to the descriptors and the set-up that a worker has by itself.
+        writable_arguments: Whether tasks may write to large arrays that they get. What they write is theirs
+            alone: a page is copied when it is first written to.
         name: What workers are called in messages.
 
     Raises:
@@ -92,6 +98,7 @@ class ProcessExecutor(Executor):
         start: str = "zygote",
         preload: Sequence[str] = (),
         output: str = "forward",
+        writable_arguments: bool = False,
         name: str | None = None,
     ) -> None:
         processors = _core.available_processors()
@@ -123,6 +130,7 @@ class ProcessExecutor(Executor):
             "max_tasks": max_tasks_per_worker,
             "max_memory": memory,
             "directory": os.getcwd(),  # noqa: PTH109
+            "writable_arguments": writable_arguments,
             "environment": {variable: str(threads) for variable in _THREAD_VARIABLES},
             "initializer": None if initializer is None else _pickled(initializer, tuple(initargs)),
         }
