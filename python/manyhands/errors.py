@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.thread
+import os
+import reprlib
 import signal
 import sys
 from typing import Any
@@ -57,6 +59,39 @@ def _rebuild(kind: type[ManyhandsError], args: tuple[Any, ...], fields: dict[str
     return error
 
 
+class _EndedTask(ManyhandsError):
+    """What errors say of a task that was ended: which item it worked on, and where it was."""
+
+    index: int | None = None
+    item: str | None = None
+    frame: str | None = None
+
+    def __str__(self) -> str:
+        """The message with all that is known, followed by the hint on a line of its own."""
+        known = []
+        if self.index is not None:
+            known.append(f"item {self.index}" if self.item is None else f"item {self.index}: {self.item}")
+        if self.frame is not None:
+            # The whole path is in the field.
+            known.append(f"last seen in {self.frame.rpartition(os.sep)[2]}")
+        message = f"{self.args[0]} ({'; '.join(known)})" if known else self.args[0]
+        return f"{message}\nhint: {self.hint}" if self.hint else message
+
+    def _name_item(self, index: int, *item: object) -> None:
+        # What comes out of a map within a map is about an item of the inner one.
+        if self.index is None:
+            self.index, self.item = index, _short(*item) if item else None
+
+
+def _short(item: object) -> str:
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = shortened.maxlong = _LONGEST_ITEM
+    text = " ".join(shortened.repr(item).split())
+    return text if len(text) <= _LONGEST_ITEM else f"{text[: _LONGEST_ITEM - 1]}…"
+
+
+_LONGEST_ITEM = 80
+
 if sys.version_info >= (3, 11):
     _Timeout = TimeoutError
 else:
@@ -66,7 +101,7 @@ else:
         """The three timeouts of an old Python, which became one in 3.11."""
 
 
-class TaskTimeout(ManyhandsError, _Timeout):
+class TaskTimeout(_EndedTask, _Timeout):
     """The task ran into its own time limit and was stopped.
 
     This is the outcome of the *task*. Giving up waiting for one (``future.result(timeout=1)``) raises
@@ -76,6 +111,9 @@ class TaskTimeout(ManyhandsError, _Timeout):
         task: The name of the function that ran.
         limit: The limit that was passed, in seconds.
         attempts: How often it was tried.
+        index: The position of the item of a map that it worked on, from 0; None outside maps.
+        item: The item, in at most 80 characters; None outside maps, and where the map has not kept it.
+        frame: Where it was, as "file:line, in function"; None if that is not known.
 
     Example:
         >>> import time, manyhands as mh
@@ -114,7 +152,7 @@ class BrokenInitializer(ManyhandsError, concurrent.futures.thread.BrokenThreadPo
     """The executor's initializer raised, so its workers cannot run tasks."""
 
 
-class WorkerDied(ManyhandsError, concurrent.futures.BrokenExecutor):
+class WorkerDied(_EndedTask, concurrent.futures.BrokenExecutor):
     """The process that ran the task ended: it crashed, was killed, or called ``os._exit``.
 
     The executor goes on: this task failed, others did not.
@@ -124,6 +162,10 @@ class WorkerDied(ManyhandsError, concurrent.futures.BrokenExecutor):
         pid: The process that ended.
         exitcode: Its exit code; negative for the signal that ended it.
         peak_memory: The most memory that it held, in bytes.
+        index: The position of the item of a map that it worked on, from 0; None outside maps.
+        item: The item, in at most 80 characters; None outside maps, and where the map has not kept it.
+        frame: Where the process was, as "file:line, in function"; None if that is not known, as after
+            SIGKILL. Of several coroutines in the process, all are told of the one that ran.
     """
 
     task: str

@@ -62,7 +62,7 @@ def test_the_message_names_the_task_and_the_limit(our_model):
     with our_model.make() as pool:
         function = endless(our_model)
         error = pool.with_policy(timeout=0.05).submit(function).exception(timeout=30)
-    assert str(error) == f"`{function.__name__}` ran longer than its limit of 0.05 s and was stopped"
+    assert str(error).startswith(f"`{function.__name__}` ran longer than its limit of 0.05 s and was stopped")
     assert (error.task, error.limit, error.attempts) == (function.__name__, 0.05, 1)
 
 
@@ -70,7 +70,7 @@ def test_the_message_says_which_attempt_it_was(our_model):
     with our_model.make() as pool:
         view = pool.with_policy(timeout=0.05, retries=2, backoff=0)
         error = view.submit(endless(our_model)).exception(timeout=30)
-    assert str(error).endswith("limit of 0.05 s (attempt 3) and was stopped")
+    assert "limit of 0.05 s (attempt 3) and was stopped" in str(error)
     assert error.attempts == 3
     assert pool.statistics().timed_out == 3
 

@@ -73,13 +73,19 @@ pub(crate) fn ended(
     }
 }
 
-/// Settles or repeats a task whose attempt was stopped at its time limit.
-pub(crate) fn timed_out(future: &Bound<'_, Future>, pool: &Arc<Pool>, wakes: &mut Wakes) -> PyResult<Ended> {
+/// Settles or repeats a task whose attempt was stopped at its time limit, in that frame.
+pub(crate) fn timed_out(
+    future: &Bound<'_, Future>,
+    pool: &Arc<Pool>,
+    frame: Option<String>,
+    wakes: &mut Wakes,
+) -> PyResult<Ended> {
     let py = future.py();
     let error = match future.get().detail() {
         Some(detail) => task_timeout(py, detail),
         None => error::gave_up_waiting(py),
     };
+    error::set_frame(py, &error, frame);
     ended(future, pool, Outcome::of(py, Err(error)), wakes)
 }
 

@@ -55,6 +55,17 @@ pub(crate) struct Harvest {
     pub(crate) bytes: Vec<u8>,
     /// The items, if they were kept.
     pub(crate) inputs: Vec<Py<PyAny>>,
+    /// What they belong to, and which of its items are the first.
+    bulk: Arc<Bulk>,
+    from: usize,
+}
+
+impl Harvest {
+    /// An item as it was sent. What it is made of may be code, so this is for the rare case.
+    fn item(&self, py: Python<'_>, index: usize) -> Option<Py<PyAny>> {
+        let position = self.from + index;
+        Reader::new(self.bulk.bytes(&(position..position + 1))).decode(py).ok().map(Bound::unbind)
+    }
 }
 
 /// Bulks in flight, the oldest first, all of one function.
@@ -174,10 +185,12 @@ impl Bulks {
         let count = part.items.len();
         flying.taken += count;
         self.outstanding -= count;
-        let first = flying.base + part.items.start as u64;
+        let from = part.items.start;
+        let first = flying.base + from as u64;
         let inputs = flying.inputs.get(part.items).unwrap_or_default();
         let inputs = inputs.iter().map(|input| input.clone_ref(py)).collect();
-        let harvest = Harvest { first, count, bytes: part.bytes, inputs };
+        let harvest =
+            Harvest { first, count, bytes: part.bytes, inputs, bulk: Arc::clone(&flying.bulk), from };
         if flying.taken == flying.bulk.len() {
             let _ = self.flying.remove(position);
         }
@@ -318,15 +331,23 @@ impl Batched {
     fn read<'py>(py: Python<'py>, state: &mut State, harvest: &Harvest) -> PyResult<Bound<'py, PyList>> {
         let mut reader = Reader::new(&harvest.bytes);
         let mut values = Vec::with_capacity(harvest.count);
-        for _ in 0..harvest.count {
-            match reader.decode(py) {
-                Ok(value) => values.push(value),
-                Err(error) if values.is_empty() => return Err(error),
-                Err(error) => {
-                    state.error = Some(error);
-                    break;
+        for index in 0..harvest.count {
+            let error = match reader.decode(py) {
+                Ok(value) => {
+                    values.push(value);
+                    continue;
                 }
+                Err(error) => error,
+            };
+            if error.is_instance(py, error::worker_died(py)?) {
+                let item = harvest.item(py, index);
+                error::name_item(py, &error, harvest.first + index as u64, item.as_ref());
             }
+            if values.is_empty() {
+                return Err(error);
+            }
+            state.error = Some(error);
+            break;
         }
         PyList::new(py, values)
     }

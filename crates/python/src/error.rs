@@ -30,6 +30,42 @@ python_types! {
     wrong_executor = "manyhands.errors"."WrongExecutor";
 }
 
+/// Says in an exception which item of a map it is about, if it is one about a task that was ended; only its number if
+/// nobody has kept the item.
+pub(crate) fn name_item(py: Python<'_>, error: &PyErr, index: u64, item: Option<&Py<PyAny>>) {
+    let is_meant = |kind: PyResult<&Bound<'_, PyType>>| kind.is_ok_and(|kind| error.is_instance(py, kind));
+    if !is_meant(worker_died(py)) && !is_meant(task_timeout(py)) {
+        return;
+    }
+    let value = error.value(py);
+    let named = match item {
+        Some(item) => value.call_method1("_name_item", (index, item)),
+        None => value.call_method1("_name_item", (index,)),
+    };
+    if let Err(failure) = named {
+        failure.write_unraisable(py, None);
+    }
+}
+
+/// Says in an exception about a task that was ended where the task was.
+pub(crate) fn set_frame(py: Python<'_>, error: &PyErr, frame: Option<String>) {
+    if let Some(frame) = frame
+        && let Err(failure) = error.value(py).setattr("frame", frame)
+    {
+        failure.write_unraisable(py, None);
+    }
+}
+
+/// Where a task is or was, if that is of any use to know.
+pub(crate) fn last_frame<'py>(
+    py: Python<'py>,
+    function: &str,
+    arguments: impl pyo3::call::PyCallArgs<'py>,
+) -> Option<String> {
+    let frames = py.import("manyhands.executors._last_frame").ok()?;
+    frames.getattr(function).ok()?.call1(arguments).ok()?.extract().ok()?
+}
+
 /// The exception `kind(message)`.
 pub(crate) fn error(kind: PyResult<&Bound<'_, PyType>>, message: impl Into<String>) -> PyErr {
     match kind {

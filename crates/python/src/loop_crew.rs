@@ -149,10 +149,18 @@ pub(crate) fn time_out(future: &Bound<'_, Future>, attempt: u32) -> PyResult<()>
         shared.statistics.timed_out += 1;
         shared.statistics.interrupted += 1;
     }
+    let frame = last_frame(future.py(), &waiter);
     waiter.notify(future, &mut Wakes::default());
-    let ended = attempt::timed_out(future, pool, &mut Wakes::default())?;
+    let ended = attempt::timed_out(future, pool, frame, &mut Wakes::default())?;
     pool.shared().count(ended);
     Ok(())
+}
+
+/// Where the coroutine is that such a waiter stands for.
+fn last_frame(py: Python<'_>, waiter: &Waiter) -> Option<String> {
+    let Waiter::Coroutine(running) = waiter else { return None };
+    let runner = running.future.bind(py).call_method0("get_coro").ok()?.cast_into::<Runner>().ok()?;
+    error::last_frame(py, "of_coroutine", (runner.get().coroutine.get()?,))
 }
 
 /// Takes out the waiter that stands for the running coroutine: who gets it owns the outcome.

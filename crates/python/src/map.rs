@@ -389,6 +389,9 @@ impl Mapped {
             while let Some(settled) = state.ready.as_mut().map_or(Ok(None), |ready| ready.next(py))? {
                 state.window.deliver();
                 let Settled { index, wall, input, result } = settled;
+                if let Err(error) = &result {
+                    error::name_item(py, error, index, Some(&input));
+                }
                 state.tally.count_item(py, index, wall, &input, result.as_ref().err())?;
                 match result {
                     Ok(value) => return Ok(Fetched::Item(value)),
@@ -493,6 +496,9 @@ impl Mapped {
         let future = flight.future.bind(py).get();
         future.observe();
         let result = future.outcome(py).unwrap_or_else(|| Err(error::gave_up_waiting(py)));
+        if let Err(error) = &result {
+            error::name_item(py, error, flight.index, flight.input.as_ref());
+        }
         let Some(input) = flight.input else { return result.map(Some) };
         state.tally.count(py, flight.index, future, &input, result.as_ref().err())?;
         match (self.on_error, result) {

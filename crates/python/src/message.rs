@@ -17,6 +17,7 @@ const VALUE: u8 = 4;
 const ERROR: u8 = 5;
 const NOTE: u8 = 9;
 const PART: u8 = 6;
+const SEEN: u8 = 10;
 
 const HAS_SEED: u8 = 1;
 const SPREADS: u8 = 2;
@@ -135,6 +136,13 @@ pub(crate) fn part(serial: u64, done: u32, failed: u32, run: u64) -> [u8; 25] {
     bytes
 }
 
+/// Followed by the frame in which a coroutine is that is stopped.
+pub(crate) fn seen(serial: u64) -> [u8; 9] {
+    let mut bytes = [SEEN; 9];
+    bytes[1..].copy_from_slice(&serial.to_le_bytes());
+    bytes
+}
+
 /// Puts a message about a task into a segment of its own; returns the message that says where it is.
 pub(crate) fn outside(serial: u64, parts: &[&[u8]]) -> io::Result<([u8; 21], Segment)> {
     let len = parts.iter().map(|part| part.len()).sum();
@@ -180,6 +188,11 @@ pub(crate) enum Answer<'a> {
         failed: u32,
         run: u64,
         bytes: &'a [u8],
+    },
+    /// A coroutine that is stopped is in that frame.
+    Seen {
+        serial: u64,
+        frame: &'a [u8],
     },
     Outside {
         descriptor: u32,
@@ -247,6 +260,7 @@ pub(crate) fn read_answer(bytes: &[u8]) -> Option<Answer<'_>> {
             let (serial, done, failed, run) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u64()?);
             Answer::Part { serial, done, failed, run, bytes: reader.0 }
         }
+        SEEN => Answer::Seen { serial: reader.u64()?, frame: reader.0 },
         OUTSIDE => Answer::Outside { descriptor: reader.u32()?, len: reader.u64()? },
         _ => return None,
     })

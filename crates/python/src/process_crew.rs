@@ -57,6 +57,8 @@ pub(crate) const RESULTS: Freed = Freed { free: RETIRED + 3, spoilt: RETIRED + 4
 /// Where a worker writes down [how far it is](crate::draft) in a batch.
 pub(crate) const DRAFT: usize = RELEASED + 8;
 pub(crate) const SEGMENT: usize = DRAFT * 8 + draft::BYTES;
+/// Enough for the innermost frames, which come first.
+const SLATE: usize = 4096;
 /// How much work is put ahead of a worker: enough to bridge the time until the next look, no more.
 const AHEAD: Duration = Duration::from_millis(1);
 const MOST_AHEAD: u32 = 256;
@@ -95,6 +97,8 @@ pub(crate) struct Ended {
 /// One worker, as others see it.
 pub(crate) struct ProcessHand {
     pub(crate) segment: Arc<Segment>,
+    /// Where the worker writes the frame in which it ends.
+    pub(crate) slate: Segment,
     /// Wakes the worker.
     pub(crate) event: Event,
     pub(crate) results: Mutex<Consumer>,
@@ -113,6 +117,7 @@ impl ProcessHand {
         let results = ring::consumer(Arc::clone(&segment), RING, RING).map_err(io::Error::other)?;
         let hand = Self {
             segment,
+            slate: Segment::create(SLATE)?,
             event: Event::new()?,
             results: Mutex::new(results),
             process: Mutex::default(),

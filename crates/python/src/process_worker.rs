@@ -700,6 +700,11 @@ impl ProcessWorker {
         cancellations::read(&body.as_ref()?.control.0)
     }
 
+    /// Tell the pool in which frame a call is that is about to be cancelled.
+    fn say_where(&self, py: Python<'_>, serial: u64, frame: &str) -> PyResult<()> {
+        self.push(py, &[&message::seen(serial), frame.as_bytes()])
+    }
+
     /// Have the descriptor become readable for whatever comes; False if something has come already.
     fn prepare_sleep(&self) -> bool {
         let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);

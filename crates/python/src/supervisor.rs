@@ -32,6 +32,9 @@ use crate::wire;
 
 /// How long a worker may take to end by itself after SIGTERM.
 pub(crate) const GRACE: f64 = 0.5;
+/// How long the outcome of a task that has passed its limit waits for its worker to say where it was: it usually takes
+/// milliseconds.
+const FAREWELL: Duration = Duration::from_millis(300);
 /// After how many notes of one worker the others have their turn.
 const MOST_NOTES: usize = 256;
 /// The longest sleep: a year, in which something else will have happened.
@@ -52,7 +55,9 @@ enum Errand {
     /// A task was found cancelled.
     Cancelled(Py<Future>),
     /// A task has passed its limit: end its worker.
-    Overdue(Option<Arc<ProcessHand>>, Flight),
+    Overdue(Arc<ProcessHand>),
+    /// It is known where that task was, or it takes its time: settle it.
+    TimedOut(Farewell),
     /// A worker has ended while it ran this.
     Died(Arc<ProcessHand>, Flight, Ended),
     /// No worker gets ready: this is why.
@@ -78,6 +83,23 @@ struct Supervisor {
     message: Vec<u8>,
     /// What workers said, and Python has not been told.
     notes: Vec<Note>,
+    /// Tasks that have passed their limits, until it is known where they were.
+    farewells: Vec<Farewell>,
+}
+
+/// A task that is stopped, and until when to wait for its worker to say where it was.
+struct Farewell {
+    /// The worker that is ended for it; `None` for a coroutine, of which its worker says it and goes on.
+    hand: Option<Arc<ProcessHand>>,
+    flight: Flight,
+    frame: Option<String>,
+    until: Tick,
+}
+
+impl Farewell {
+    fn is_over(&self, now: Tick) -> bool {
+        self.until <= now || self.hand.as_ref().is_some_and(|hand| hand.process().ended.is_some())
+    }
 }
 
 /// What a worker says besides its answers: a line, a log record, a warning.
@@ -106,6 +128,7 @@ pub(crate) fn ensure(pool: &Arc<Pool>) -> io::Result<()> {
             wakes: Wakes::default(),
             message: Vec::new(),
             notes: Vec::new(),
+            farewells: Vec::new(),
         };
         supervisor.run();
         supervisor.pool.stock.clear();
@@ -121,6 +144,7 @@ impl Supervisor {
                 self.collect(&hand);
                 self.bury(&hand);
             }
+            self.say_farewells(clock::now());
             let Some(deadline) = self.look_after() else { return };
             self.wakes.flush();
             if !self.errands.is_empty() {
@@ -249,6 +273,10 @@ impl Supervisor {
                 let results = Results { done, failed, run: Duration::from_nanos(run), bytes: bytes.to_vec() };
                 self.part(hand, serial, results)
             }
+            Some(Answer::Seen { serial, frame }) => {
+                self.seen(serial, Some(String::from_utf8_lossy(frame).into_owned()));
+                Ok(())
+            }
             Some(Answer::Outside { descriptor, len }) if may_be_outside => {
                 let pid = hand.process().pid.ok_or("it answered before it was started")?;
                 let message =
@@ -277,6 +305,8 @@ impl Supervisor {
         if worker.condemned.take_if(|condemned| *condemned == serial).is_some()
             || worker.dying.remove(&serial)
         {
+            drop(shared);
+            self.seen(serial, None);
             return Ok(());
         }
         worker.expect_answer(serial)?;
@@ -369,6 +399,21 @@ impl Supervisor {
         }
     }
 
+    /// A coroutine that is stopped was there; its worker says no more of it.
+    fn seen(&mut self, serial: u64, frame: Option<String>) {
+        let is_its = |farewell: &&mut Farewell| farewell.hand.is_none() && farewell.flight.serial == serial;
+        if let Some(farewell) = self.farewells.iter_mut().find(is_its) {
+            farewell.frame = farewell.frame.take().or(frame);
+            farewell.until = Tick::ZERO;
+        }
+    }
+
+    /// Settles tasks that have passed their limits, and whose workers have said where they were or had their time to.
+    fn say_farewells(&mut self, now: Tick) {
+        let over = self.farewells.extract_if(.., |farewell| farewell.is_over(now));
+        self.errands.extend(over.map(Errand::TimedOut));
+    }
+
     /// Dispatches, levels, looks at limits; returns when to look again, `None` if there is nothing left to look after.
     fn look_after(&mut self) -> Option<Tick> {
         let now = clock::now();
@@ -377,7 +422,8 @@ impl Supervisor {
         let Shared { crew, scheduler, statistics, .. } = &mut *shared;
         let Crew::Processes(crew) = crew else { return None };
         for (hand, flight) in crew.overdue(now, Queue { scheduler, statistics }) {
-            self.errands.push(Errand::Overdue(hand, flight));
+            self.errands.extend(hand.clone().map(Errand::Overdue));
+            self.farewells.push(Farewell { hand, flight, frame: None, until: now + FAREWELL });
         }
         for hand in crew.deaf(now) {
             self.errands.push(Errand::Mad(
@@ -399,12 +445,13 @@ impl Supervisor {
         }
         if closed && scheduler.is_empty() {
             crew.workers.iter_mut().filter(|worker| worker.flights.is_empty()).for_each(Worker::stop);
-            if crew.workers.is_empty() && self.errands.is_empty() {
+            if crew.workers.is_empty() && self.errands.is_empty() && self.farewells.is_empty() {
                 crew.is_supervised = false;
                 return None;
             }
         }
-        let next = [crew.until, crew.earliest_deadline(), crew.starts_again(scheduler), level_at];
+        let farewell = self.farewells.iter().map(|farewell| farewell.until).min();
+        let next = [crew.until, crew.earliest_deadline(), crew.starts_again(scheduler), level_at, farewell];
         let deadline = next.into_iter().flatten().min().unwrap_or(Tick::NEVER);
         crew.supervisor_wakes = deadline;
         drop(shared);
@@ -441,8 +488,8 @@ impl Supervisor {
                     None => Ok(()),
                 }
             }
-            Errand::Overdue(hand, flight) => {
-                hand.map_or(Ok(()), |hand| kill(py, &hand, GRACE))?;
+            Errand::Overdue(hand) => kill(py, &hand, GRACE),
+            Errand::TimedOut(Farewell { hand, flight, frame, .. }) => {
                 {
                     let mut shared = self.pool.shared();
                     shared.statistics.timed_out += 1;
@@ -451,7 +498,8 @@ impl Supervisor {
                 flight.remember(py)?;
                 // Batches have no limit.
                 let Freight::Call { future, .. } = &flight.freight else { return Ok(()) };
-                let ended = attempt::timed_out(future.bind(py), &self.pool, wakes)?;
+                let frame = frame.or_else(|| last_frame(py, hand.as_ref()?));
+                let ended = attempt::timed_out(future.bind(py), &self.pool, frame, wakes)?;
                 self.pool.shared().count(ended);
                 Ok(())
             }
@@ -690,7 +738,16 @@ fn describe(ended: Ended) -> String {
 
 fn worker_died(py: Python<'_>, hand: &ProcessHand, flight: &Flight, ended: Ended) -> PyResult<PyErr> {
     let arguments = (&flight.freight.function().name, hand.process().pid, ended.exitcode, ended.peak_memory);
-    Ok(PyErr::from_value(error::worker_died(py)?.call1(arguments)?))
+    let error = PyErr::from_value(error::worker_died(py)?.call1(arguments)?);
+    error::set_frame(py, &error, last_frame(py, hand));
+    Ok(error)
+}
+
+/// Where a worker's task was when it was ended.
+fn last_frame(py: Python<'_>, hand: &ProcessHand) -> Option<String> {
+    let written = hand.slate.read(0, hand.slate.len()).ok()?;
+    let written = written.split(|byte| *byte == 0).next().filter(|written| !written.is_empty())?;
+    error::last_frame(py, "of_worker", (PyBytes::new(py, written),))
 }
 
 /// A worker process that is to be started, as Python sees it.
@@ -708,7 +765,7 @@ impl Process {
         let hand = &self.hand;
         PyList::new(
             py,
-            [hand.segment.fd().as_raw_fd(), hand.event.fd().as_raw_fd(), self.event.fd().as_raw_fd()],
+            [hand.segment.fd(), hand.event.fd(), self.event.fd(), hand.slate.fd()].map(|fd| fd.as_raw_fd()),
         )
     }
 

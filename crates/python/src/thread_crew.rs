@@ -162,11 +162,14 @@ pub(crate) fn time_out(
     future: &Bound<'_, Future>,
 ) -> PyResult<()> {
     let Some(pool) = future.get().pool() else { return Ok(()) };
+    // Before the interruption takes it somewhere else.
+    let ident = hand.run().ident;
+    let frame = error::last_frame(py, "of_thread", (ident,));
     if !abandon(py, pool, hand, serial) {
         return Ok(());
     }
     pool.shared().statistics.timed_out += 1;
-    let ended = attempt::timed_out(future, pool, &mut Wakes::default())?;
+    let ended = attempt::timed_out(future, pool, frame, &mut Wakes::default())?;
     pool.shared().count(ended);
     Ok(())
 }

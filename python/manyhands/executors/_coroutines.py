@@ -11,6 +11,7 @@ from typing import Any
 
 from manyhands import _core
 from manyhands.executors import _context
+from manyhands.executors._last_frame import of_coroutine
 
 __all__ = ["serve"]
 
@@ -41,13 +42,20 @@ class _Server:
         while True:
             while (serial := self._worker.take_cancellation()) is not None:
                 if serial in self._running:
-                    self._running[serial].cancel()
+                    self._cancel(serial)
             while (call := self._worker.take_call()) is not None:
                 self._start(*call)
             if self._worker.prepare_sleep():
                 break
             self._worker.end_sleep()
         self._end_if_over()
+
+    def _cancel(self, serial: int) -> None:
+        task = self._running[serial]
+        frame = of_coroutine(task.get_coro())
+        if frame is not None:
+            self._worker.say_where(serial, frame)
+        task.cancel()
 
     def _start(
         self,

@@ -13,6 +13,7 @@ from typing import Any
 
 from manyhands import _core
 from manyhands.executors._coroutines import serve
+from manyhands.executors._last_frame import write_to
 from manyhands.executors._notes import speaking
 
 __all__ = ["main"]
@@ -38,7 +39,8 @@ def main(
     """Run tasks until told to stop. Returns the exit code.
 
     Args:
-        fds: The segment, the event that wakes this worker, the event that wakes its pool.
+        fds: The segment, the event that wakes this worker, the event that wakes its pool, and where to
+            write the frame in which it ends.
         name: What the process is called in messages.
         parent: The pid of the process whose pool it is.
         zygote: The pid of the process that started this one.
@@ -53,6 +55,7 @@ def main(
         max_memory: The most memory that it holds after a task for which it does not, in bytes.
         writable_arguments: Whether tasks may write to large arguments.
     """
+    *fds, slate = fds
     # A session of its own: Ctrl-C at the terminal is the parent's to handle, and all that tasks start
     # can be found.
     if os.getsid(0) != os.getpid():
@@ -75,6 +78,7 @@ def main(
         from multiprocessing import current_process
 
         current_process().authkey = authkey
+    write_to(slate)
     worker = _core.ProcessWorker(
         parent, *fds, max_tasks=max_tasks, max_memory=max_memory, writable_arguments=writable_arguments
     )
