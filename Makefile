@@ -33,6 +33,10 @@ test-rust: prerequisites ## run the Rust tests and the loom models
 test-python: prerequisites ## run the Python tests; narrow with PYTHONS="3.13" ARGS="-k retry"
 	@scripts/test-python $(ARGS)
 
+.PHONY: test-ray
+test-ray: prerequisites ## run the tests on a real Ray cluster, on one Python; no part of `test`, for Ray is large
+	@scripts/test-ray $(ARGS)
+
 .PHONY: compat
 compat: prerequisites ## run CPython's own tests of concurrent.futures on manyhands; ARGS="FutureTests"
 	@scripts/compat $(ARGS)

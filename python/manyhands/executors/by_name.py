@@ -9,6 +9,7 @@ from manyhands.executors.async_ import AsyncExecutor
 from manyhands.executors.base import Executor
 from manyhands.executors.dask import DaskExecutor
 from manyhands.executors.process import ProcessExecutor
+from manyhands.executors.ray import RayExecutor
 from manyhands.executors.thread import ThreadExecutor
 
 __all__ = ["MODELS", "executor"]
@@ -35,6 +36,7 @@ MODELS = tuple(_MAKERS)
 # By what stands before "://" in an address, up to a "+" if there is one.
 _CONNECTORS: dict[str, Callable[..., Executor]] = {
     DaskExecutor.model: DaskExecutor,
+    RayExecutor.model: RayExecutor,
 }
 
 if TYPE_CHECKING:
@@ -58,8 +60,8 @@ def executor(model: str, /, workers: int | None = None, **options: object) -> Ex
 
     Args:
         model: "thread", "process", "async", "process+async" (event loops in worker processes, for ``async
-            def`` functions that also compute), or the address of a cluster: "dask://host:port", see
-            `DaskExecutor`.
+            def`` functions that also compute), or the address of a cluster: "dask://host:port" or
+            "ray://host:port", see `DaskExecutor` and `RayExecutor`.
         workers: How many tasks may run at once: threads, processes, coroutines in flight on each event loop,
             or tasks in the cluster. By default as the executor's class has it.
         **options: What the executor's class takes.
