@@ -97,7 +97,6 @@ class MapIterator(_core.Mapped[T]):
 
     async def __aiter__(self) -> AsyncIterator[T]:
         """Iterate on the running asyncio loop, which goes on with other things meanwhile."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 try:
@@ -106,12 +105,22 @@ class MapIterator(_core.Mapped[T]):
                     return
                 if ready is not None:
                     yield ready[0]
-                    continue
-                woken = loop.create_future()
-                if self._enrol_loop(loop, woken):
-                    await woken
+                else:
+                    await self._settled()
         finally:
             self.close()
+
+    async def __anext__(self) -> T:
+        """Return the next value, for ``anext()``; if that is cancelled, the map goes on."""
+        while (ready := self._poll()) is None:
+            await self._settled()
+        return ready[0]
+
+    async def _settled(self) -> None:
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+        if self._enrol_loop(loop, woken):
+            await woken
 
     def summary(self) -> MapSummary:
         """Return what has been done so far, or in all once the map is over."""

@@ -622,6 +622,30 @@ def test_async_for_raises_and_skips_and_returns(on):
     assert [outcome.ok for outcome in asyncio.run(main("return"))] == [True, False, True]
 
 
+def test_anext(on):
+    async def main():
+        values = mh.map(task(on, abs), [-1, -2], on=on)
+        return [await anext(values), await anext(values), await anext(values, "over")]
+
+    assert asyncio.run(main()) == [1, 2, "over"]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_cancelled_anext_leaves_the_map_as_it_is(gate, ordered):
+    async def main():
+        problems = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        with mh.map(gate.pass_through, range(2), workers=2, ordered=ordered) as values:
+            waiting = asyncio.ensure_future(anext(values))
+            await asyncio.sleep(0)  # it waits
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            gate.open()
+            return waiting.cancelled(), sorted([value async for value in values]), problems
+
+    assert asyncio.run(main()) == (True, [0, 1], [])
+
+
 def test_a_cancelled_async_for_stops_what_is_running():
     began, ended = threading.Event(), mh.Future()
 
