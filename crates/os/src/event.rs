@@ -71,7 +71,7 @@ impl Event {
         wait_readable(self.fd(), timeout)
     }
 
-    /// What to wait for in a [`Poller`](crate::poll::Poller), or to send to another process.
+    /// What to wait for together with others, or to send to another process: readable once it is signalled.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -3,13 +3,13 @@
 //! Raw system calls come through `rustix`, which makes nearly all of them safe. What is left (mapping memory) is
 //! in `sys`, the only folder here with `unsafe` in it; elsewhere a function or two pass a promise of their caller on to it.
 
+mod cgroup;
 pub mod clock;
 pub mod event;
 pub mod journal;
 pub mod memory;
 pub mod output;
 pub mod park;
-pub mod poll;
 pub mod process;
 pub mod processors;
 pub mod ring;

@@ -7,6 +7,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::cgroup::{self, Group, Version};
+
 /// Bytes of memory that this process holds, shared ones included.
 ///
 /// # Errors
@@ -28,33 +30,19 @@ fn available_by(proc: &Path, mount: &Path) -> Option<u64> {
     let swap = kibibytes("SwapFree:");
     let machine = kibibytes("MemAvailable:").saturating_add(swap);
     let groups = fs::read_to_string(proc.join("self/cgroup")).unwrap_or_default();
-    let groups = groups.lines().filter_map(|line| line_headroom(line, mount)).min();
-    Some(groups.map_or(machine, |headroom| headroom.saturating_add(swap).min(machine)))
-}
-
-/// The headroom by one line of `/proc/self/cgroup`: `hierarchy:controllers:path`.
-fn line_headroom(line: &str, mount: &Path) -> Option<u64> {
-    let mut fields = line.splitn(3, ':');
-    let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-    let path = Path::new(path.trim_start_matches('/'));
-    if controllers.is_empty() {
-        let names = ["memory.max", "memory.current", "active_file", "inactive_file"];
-        return smallest(mount, path, names);
-    }
-    let names =
-        ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file", "total_inactive_file"];
-    let is_memory = controllers.split(',').any(|name| name == "memory");
-    is_memory.then(|| smallest(&mount.join("memory"), path, names))?
-}
-
-/// Within a container the path may name the host's hierarchy, which is not mounted: then only the root counts.
-fn smallest(root: &Path, path: &Path, names: [&str; 4]) -> Option<u64> {
-    path.ancestors().filter_map(|group| headroom(&root.join(group), names)).min()
+    let least = cgroup::groups(&groups, mount, "memory").filter_map(|group| headroom(&group)).min();
+    Some(least.map_or(machine, |headroom| headroom.saturating_add(swap).min(machine)))
 }
 
 /// What a group may still use: its limit, less what it uses, but for files that the kernel would drop.
-fn headroom(group: &Path, [limit, usage, active, inactive]: [&str; 4]) -> Option<u64> {
-    let read = |name: &str| fs::read_to_string(group.join(name)).ok();
+fn headroom(group: &Group) -> Option<u64> {
+    let [limit, usage, active, inactive] = match group.version {
+        Version::One => {
+            ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file", "total_inactive_file"]
+        }
+        Version::Two => ["memory.max", "memory.current", "active_file", "inactive_file"],
+    };
+    let read = |name: &str| fs::read_to_string(group.folder.join(name)).ok();
     // No limit is the word "max", or a number beyond all memory.
     let limit: u64 = read(limit)?.trim().parse().ok()?;
     let usage: u64 = read(usage)?.trim().parse().ok()?;

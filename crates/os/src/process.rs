@@ -91,7 +91,7 @@ impl ProcessHandle {
         peak.filter(|_| self.has_ended().is_ok_and(|ended| !ended))
     }
 
-    /// What to wait for in a [`Poller`](crate::poll::Poller): readable once it has ended.
+    /// What to wait for together with others: readable once it has ended.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -136,7 +136,6 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
-    use crate::poll::Poller;
 
     /// A process that lasts until its input is closed.
     fn lasting() -> (Child, ProcessHandle) {
@@ -148,14 +147,10 @@ mod tests {
     #[test]
     fn its_end_can_be_waited_for() {
         let (mut child, handle) = lasting();
-        let poller = Poller::new().unwrap();
-        poller.add(handle.fd(), 5).unwrap();
         assert!(!handle.has_ended().unwrap());
         assert!(!handle.wait(Some(Duration::from_millis(2))).unwrap());
         assert!(handle.signal(Signal::KILL).unwrap());
-        let mut tokens = Vec::new();
-        poller.wait(&mut tokens, None).unwrap();
-        assert_eq!(tokens, [5]);
+        assert!(handle.wait(None).unwrap());
         assert!(handle.has_ended().unwrap());
         child.wait().unwrap();
         assert!(handle.has_ended().unwrap());

@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::cgroup::{self, Group, Version};
+
 /// The number of processors that affinity and quota allow, at least 1. Read anew at each call.
 #[must_use]
 pub fn available() -> usize {
@@ -30,26 +32,11 @@ fn ceil(quota: f64) -> usize {
 /// The smallest quota, in processors, on the way from our cgroup to the root, by cgroup v2 or v1.
 fn quota(membership: &Path, mount: &Path) -> Option<f64> {
     let membership = fs::read_to_string(membership).ok()?;
-    membership.lines().filter_map(|line| line_quota(line, mount)).reduce(f64::min)
-}
-
-/// The quota of one line of `/proc/self/cgroup`: `hierarchy:controllers:path`.
-fn line_quota(line: &str, mount: &Path) -> Option<f64> {
-    let mut fields = line.splitn(3, ':');
-    let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-    let relative = Path::new(path.trim_start_matches('/'));
-    if controllers.is_empty() {
-        return smallest(mount, relative, v2_quota);
-    }
-    controllers
-        .split(',')
-        .any(|name| name == "cpu")
-        .then(|| smallest(&mount.join("cpu"), relative, v1_quota))?
-}
-
-/// Within a container the path may name the host's hierarchy, which is not mounted: then only the root counts.
-fn smallest(root: &Path, relative: &Path, read: fn(&Path) -> Option<f64>) -> Option<f64> {
-    relative.ancestors().filter_map(|group| read(&root.join(group))).reduce(f64::min)
+    let quota_of = |group: Group| match group.version {
+        Version::One => v1_quota(&group.folder),
+        Version::Two => v2_quota(&group.folder),
+    };
+    cgroup::groups(&membership, mount, "cpu").filter_map(quota_of).reduce(f64::min)
 }
 
 fn v2_quota(group: &Path) -> Option<f64> {
