@@ -392,3 +392,15 @@ def test_items_of_a_map_may_be_large(pool):
     blocks = [make_block(size, size % 200) for size in (300, 70 * KIB, MIB, 1000, 200 * KIB)] * 5
     for block, returned in zip(blocks, mh.map(echo, blocks, on=pool), strict=True):
         assert bytes(returned.data) == bytes(block.data)
+
+
+def test_the_memory_of_byte_strings_stays_where_it_was_read():
+    with mh.ProcessExecutor(1) as pool:
+        before_there, before = pool.submit(inodes).result(timeout=30), inodes()
+        for seed in range(20):
+            data = bytes([seed]) * MIB
+            assert pool.submit(echo, data).result(timeout=30) == data
+        there = pool.submit(inodes).result(timeout=30)
+        # Each has its own segments mapped, and those of the other.
+        assert 2 <= len(there - before_there) < 8
+        assert there - before_there == inodes() - before

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
@@ -30,9 +30,13 @@ const STEP: u64 = 4 << 20;
 /// Whether there is room for so little is not looked up: it would take longer than reserving it.
 const SMALL: u64 = 1 << 20;
 
+/// The number of the next segment.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// A piece of shared memory, mapped in this process; see the module.
 #[derive(Debug)]
 pub struct Segment {
+    number: u64,
     mapping: Mapping,
     file: File,
 }
@@ -56,7 +60,7 @@ impl Segment {
         })?;
         fcntl_add_seals(&fd, SEALS)?;
         // Whoever makes a segment fills it.
-        Ok(Self { mapping: Mapping::of_sealed(fd.as_fd(), Pages::AtOnce)?, file: fd.into() })
+        Self::new(fd, Pages::AtOnce)
     }
 
     /// Maps a segment that somebody else made.
@@ -64,7 +68,18 @@ impl Segment {
     /// # Errors
     /// `InvalidData` if it is not sealed against a change of its size, empty, or not reserved in full.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { mapping: Mapping::of_sealed(fd.as_fd(), Pages::OnDemand)?, file: fd.into() })
+        Self::new(fd, Pages::OnDemand)
+    }
+
+    fn new(fd: OwnedFd, pages: Pages) -> io::Result<Self> {
+        let mapping = Mapping::of_sealed(fd.as_fd(), pages)?;
+        Ok(Self { number: NEXT.fetch_add(1, Ordering::Relaxed), mapping, file: fd.into() })
+    }
+
+    /// What no other segment of this process ever has; not 0.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
     }
 
     /// What to send to the process that shall share it.

@@ -140,9 +140,9 @@ impl Drop for Loan {
     }
 }
 
-/// A size that messages of about this size have in common: up to an eighth more.
+/// A size that messages of about this size have in common: up to an eighth more, and up to a mebibyte.
 fn rounded(len: usize) -> usize {
-    let step = (len.checked_next_power_of_two().unwrap_or(len) / 16).max(1 << 12);
+    let step = (len.checked_next_power_of_two().unwrap_or(len) / 16).clamp(1 << 12, 1 << 20);
     len.checked_next_multiple_of(step).unwrap_or(len)
 }
 
@@ -172,10 +172,10 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_rounded_up_by_an_eighth_at_most() {
+    fn a_size_is_rounded_up_by_an_eighth_and_by_a_mebibyte_at_most() {
         for len in [1, 4095, 4097, 65_537, 100_000, 1 << 20, (1 << 20) + 1, 67_108_865, usize::MAX] {
             let found = rounded(len);
-            assert!(found >= len && found - len <= (len / 8).max(4096), "{len} {found}");
+            assert!(found >= len && found - len <= (len / 8).clamp(4096, 1 << 20), "{len} {found}");
         }
     }
 

@@ -31,23 +31,28 @@ pub(crate) struct Place {
     pub(crate) descriptor: u32,
     /// By what number it is given back; `None` if it need not be.
     pub(crate) slot: Option<u8>,
+    /// Of which segment of the sender's it is the memory, if that is worth remembering.
+    pub(crate) number: Option<u64>,
 }
 
 impl Place {
-    pub(crate) fn new(segment: &Segment, slot: Option<u8>) -> Self {
+    pub(crate) fn new(segment: &Segment, slot: Option<u8>, is_memorable: bool) -> Self {
         // A descriptor that is open is not negative.
-        Self { descriptor: segment.fd().as_raw_fd().cast_unsigned(), slot }
+        let descriptor = segment.fd().as_raw_fd().cast_unsigned();
+        Self { descriptor, slot, number: is_memorable.then(|| segment.number()) }
     }
 
-    pub(crate) fn encode(self) -> [u8; 5] {
-        let mut bytes = [self.slot.unwrap_or(NO_SLOT); 5];
+    pub(crate) fn encode(self) -> [u8; 13] {
+        let mut bytes = [self.slot.unwrap_or(NO_SLOT); 13];
         bytes[..4].copy_from_slice(&self.descriptor.to_le_bytes());
+        bytes[5..].copy_from_slice(&self.number.unwrap_or(0).to_le_bytes());
         bytes
     }
 
     fn read(mut reader: Reader<'_>) -> Option<Self> {
         let descriptor = reader.u32()?;
-        Some(Self { descriptor, slot: Some(reader.byte()?).filter(|slot| *slot != NO_SLOT) })
+        let slot = Some(reader.byte()?).filter(|slot| *slot != NO_SLOT);
+        Some(Self { descriptor, slot, number: Some(reader.u64()?).filter(|number| *number != 0) })
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) enum Arguments {
     /// They fit the message.
     Inline(Vec<u8>),
     /// Large ones in a segment, which is not used again before they are dropped.
-    Lent { loan: Loan, len: usize },
+    Lent { loan: Loan, len: usize, is_memorable: bool },
     /// Large ones that have no segment yet; that is taken from the stock when they are sent.
     Waiting(Vec<u8>, Arc<Stock>),
 }
@@ -119,7 +119,7 @@ impl Arguments {
             return Ok(Self::Waiting(parts.to_bytes(py)?, Arc::clone(stock)));
         };
         parts.fill(py, loan.segment_mut())?;
-        Ok(Self::Lent { loan, len: parts.len() })
+        Ok(Self::Lent { loan, len: parts.len(), is_memorable: parts.is_memorable() })
     }
 
     /// How many bytes they take.
@@ -148,7 +148,7 @@ impl Parcel {
         if let Arguments::Waiting(bytes, stock) = &*self.arguments {
             let mut loan = stock.lend(bytes.len(), must)?;
             loan.segment_mut().fill(0, bytes)?;
-            self.arguments = Arc::new(Arguments::Lent { loan, len: bytes.len() });
+            self.arguments = Arc::new(Arguments::Lent { loan, len: bytes.len(), is_memorable: false });
         }
         Ok(())
     }

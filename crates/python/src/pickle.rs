@@ -74,6 +74,12 @@ impl Parts {
         self.layout.end()
     }
 
+    /// Whether whoever reads it should remember the segment: nothing looks into it once it is read, and the next will
+    /// soon come in the same.
+    pub(crate) fn is_memorable(&self) -> bool {
+        self.buffers.is_empty() && self.len() <= view::MEMORABLE
+    }
+
     /// Copies the whole into `target`, which is large enough.
     pub(crate) fn fill(&self, py: Python<'_>, target: &mut Segment) -> std::io::Result<()> {
         self.in_turn(py, || {

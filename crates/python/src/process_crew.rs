@@ -16,7 +16,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
@@ -37,7 +37,7 @@ use crate::future::Future;
 use crate::message::{self, Place, Task};
 use crate::parcel::{Arguments, Function, Parcel};
 use crate::slots::{Freed, Slots};
-use crate::view::Lender;
+use crate::view::{Known, Lender, MEMORABLE};
 
 /// Bytes of each ring.
 pub(crate) const RING: usize = 1 << 20;
@@ -103,6 +103,8 @@ pub(crate) struct ProcessHand {
     pub(crate) event: Event,
     pub(crate) results: Mutex<Consumer>,
     process: Mutex<Process>,
+    /// Segments of the worker's.
+    known: Known,
     /// Its rings hold what nobody can have put there: nothing is read from it any more.
     is_mad: AtomicBool,
 }
@@ -121,6 +123,7 @@ impl ProcessHand {
             event: Event::new()?,
             results: Mutex::new(results),
             process: Mutex::default(),
+            known: Known::default(),
             is_mad: AtomicBool::new(false),
         };
         Ok((Arc::new(hand), tasks))
@@ -131,12 +134,6 @@ impl ProcessHand {
         // Release: the reading comes before.
         self.segment.words()[RELEASED].fetch_add(1, Ordering::Release);
         self.event.signal();
-    }
-
-    /// Whom to tell when an answer of the worker's is not looked into any more; nobody, once the worker is gone.
-    pub(crate) fn lender(self: &Arc<Self>) -> Weak<dyn Lender> {
-        let lender: Arc<dyn Lender> = Arc::<Self>::clone(self);
-        Arc::downgrade(&lender)
     }
 
     /// Tells the worker to end when it has nothing to do.
@@ -169,10 +166,17 @@ impl ProcessHand {
 }
 
 impl Lender for ProcessHand {
-    fn give_back(&self, slot: u8, is_spoilt: bool) {
+    fn give_back(&self, slot: u8, len: usize, is_spoilt: bool) {
         RESULTS.mark(&self.segment, slot, is_spoilt);
-        // A worker that sleeps shall not keep more than it needs.
-        self.event.signal();
+        // A worker that sleeps shall not keep more than it needs. To wake it for little is not worth it: all the slots
+        // together have no more than it keeps for later.
+        if len > MEMORABLE {
+            self.event.signal();
+        }
+    }
+
+    fn known(&self) -> &Known {
+        &self.known
     }
 }
 
@@ -376,13 +380,13 @@ impl Worker {
     fn lend(&mut self, flight: &mut Flight) -> io::Result<Option<Place>> {
         let Freight::Call { parcel, .. } = &mut flight.freight else { return Ok(None) };
         parcel.settle(self.flights.is_empty())?;
-        let Arguments::Lent { loan, .. } = &*parcel.arguments else { return Ok(None) };
+        let Arguments::Lent { loan, is_memorable, .. } = &*parcel.arguments else { return Ok(None) };
         let slot = self.lent.lend(Arc::clone(&parcel.arguments)).ok();
         if slot.is_none() {
             // The worker cannot say when it is done with them.
             loan.spoil();
         }
-        Ok(Some(Place::new(loan.segment(), slot)))
+        Ok(Some(Place::new(loan.segment(), slot, *is_memorable)))
     }
 
     /// Takes back arguments that the worker has not seen.

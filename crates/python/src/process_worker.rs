@@ -28,7 +28,7 @@ use crate::pickle::{Parts, Pickled, Weight};
 use crate::pool;
 use crate::process_crew::{ARGUMENTS, INLINE, RELEASED, RESULTS, RETIRED, RING, SEGMENT, STOPPED};
 use crate::slots::Slots;
-use crate::view::{Bundle, Lender};
+use crate::view::{Bundle, Known, Lender};
 use crate::wire::{self, Reader};
 
 /// How long an idle worker looks for its next task before it sleeps.
@@ -55,12 +55,16 @@ struct Body {
     share: Share,
 }
 
-/// The segment that the worker has in common with its pool.
-struct Control(Arc<Segment>);
+/// The segment that the worker has in common with its pool, and others of the pool's.
+struct Control(Arc<Segment>, Known);
 
 impl Lender for Control {
-    fn give_back(&self, slot: u8, is_spoilt: bool) {
+    fn give_back(&self, slot: u8, _len: usize, is_spoilt: bool) {
         ARGUMENTS.mark(&self.0, slot, is_spoilt);
+    }
+
+    fn known(&self) -> &Known {
+        &self.1
     }
 }
 
@@ -111,8 +115,8 @@ impl Body {
     }
 
     /// Keeps a large answer as it is until the pool does not look into it any more.
-    fn lend(&mut self, segment: Segment) -> Place {
-        let place = Place::new(&segment, None);
+    fn lend(&mut self, segment: Segment, is_memorable: bool) -> Place {
+        let place = Place::new(&segment, None, is_memorable);
         let slot = self.lent.lend(segment).map_err(|segment| self.outside.push_back(segment)).ok();
         Place { slot, ..place }
     }
@@ -122,9 +126,7 @@ impl Body {
         let lender: Arc<dyn Lender> = Arc::<Control>::clone(&self.control);
         match content {
             Content::Inline(bytes) => Ok(Arguments::Inline(bytes)),
-            Content::Large(place) => {
-                Bundle::open(parent, place, writes, Arc::downgrade(&lender)).map(Arguments::Large)
-            }
+            Content::Large(place) => Bundle::open(parent, place, writes, &lender).map(Arguments::Large),
         }
     }
 }
@@ -404,9 +406,10 @@ fn place(py: Python<'_>, body: &mut Body, parts: Parts) -> PyResult<Place> {
     body.forget_read();
     let mut segment = parts.take_from(py, &body.stock)?;
     parts.fill(py, &mut segment)?;
+    let is_memorable = parts.is_memorable();
     // The result itself, which may be as large.
     drop(parts);
-    Ok(body.lend(segment))
+    Ok(body.lend(segment, is_memorable))
 }
 
 fn explain_unsent(py: Python<'_>, what: &str, error: &PyErr) -> PyErr {
@@ -619,7 +622,8 @@ impl ProcessWorker {
         let answers = ring::producer(Arc::clone(&segment), RING, RING).map_err(fault)?;
         let (functions, outside) = (HashMap::new(), VecDeque::new());
         let share = Share { tasks: max_tasks, memory: max_memory };
-        let (control, lent, stock) = (Arc::new(Control(segment)), Slots::new(RESULTS), Stock::default());
+        let (control, lent, stock) =
+            (Arc::new(Control(segment, Known::default())), Slots::new(RESULTS), Stock::default());
         let body = Body { tasks, functions, outside, forgotten: 0, lent, stock, control, share };
         Ok(Self {
             writes: if writable_arguments { Writes::Private } else { Writes::Refused },

@@ -26,7 +26,7 @@ use crate::message::{self, Answer, Content, Place};
 use crate::parcel::{self, Received, Reply};
 use crate::pool::{Crew, Pool, Shared};
 use crate::process_crew::{Ended, Flight, Freight, ProcessCrew, ProcessHand, Queue, Worker};
-use crate::view::Bundle;
+use crate::view::{Bundle, Lender};
 use crate::waiter::{Mailbox, Wakes};
 use crate::wire;
 
@@ -652,7 +652,8 @@ impl Supervisor {
 /// A large answer, where the worker has put it.
 fn open_reply(hand: &Arc<ProcessHand>, has_failed: bool, place: Place) -> Result<Reply, String> {
     let pid = hand.process().pid.ok_or("it answered before it was started")?;
-    let opened = Bundle::open(pid, place, Writes::Private, hand.lender());
+    let lender: Arc<dyn Lender> = Arc::<ProcessHand>::clone(hand);
+    let opened = Bundle::open(pid, place, Writes::Private, &lender);
     if place.slot.is_none() {
         hand.release();
     }

@@ -14,7 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use manyhands_engine::parts::Layout;
 use manyhands_os::segment::{Segment, View, Writes};
@@ -37,16 +37,51 @@ pub(crate) fn around_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// The largest messages whose segments are remembered.
+pub(crate) const MEMORABLE: usize = 2 << 20;
+/// How many are remembered of one process.
+const MOST_KNOWN: usize = 8;
+
 /// Who is told that memory is not looked into any more.
 pub(crate) trait Lender: Send + Sync {
-    /// The memory of that slot is free; if it `is_spoilt`, somebody may still look into it.
-    fn give_back(&self, slot: u8, is_spoilt: bool);
+    /// The memory of that slot, so many bytes, is free; if it `is_spoilt`, somebody may still look into it.
+    fn give_back(&self, slot: u8, len: usize, is_spoilt: bool);
+
+    /// The segments of the lender's that are remembered.
+    fn known(&self) -> &Known;
+}
+
+/// Segments of another process that were read, and will be again: to map one and to touch its pages takes as long as to
+/// copy what is in it.
+#[derive(Default)]
+pub(crate) struct Known(Mutex<Vec<(u64, Arc<View>)>>);
+
+impl Known {
+    /// Maps memory of process `pid`; what is remembered is never written to.
+    fn view(&self, pid: i32, place: Place, writes: Writes) -> io::Result<Arc<View>> {
+        let map = |writes| {
+            let file = File::open(format!("/proc/{pid}/fd/{}", place.descriptor))?;
+            View::from_fd(file.as_fd(), writes).map(Arc::new)
+        };
+        let Some(number) = place.number else { return map(writes) };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = match known.iter().position(|(known, _)| *known == number) {
+            Some(position) => known.remove(position).1,
+            None => map(Writes::Refused)?,
+        };
+        // The sender may have put little into a large one.
+        if view.len() <= 2 * MEMORABLE {
+            known.truncate(MOST_KNOWN - 1);
+            known.insert(0, (number, Arc::clone(&view)));
+        }
+        Ok(view)
+    }
 }
 
 /// Memory that is given back when it is dropped.
 struct Borrowed {
     /// There until the drop.
-    view: Option<View>,
+    view: Option<Arc<View>>,
     lender: Weak<dyn Lender>,
     slot: Option<u8>,
     forks: u32,
@@ -55,12 +90,12 @@ struct Borrowed {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        drop(self.view.take());
+        let len = self.view.take().map_or(0, |view| view.len());
         if self.generation != pool::fork_generation() {
             return;
         }
         if let (Some(slot), Some(lender)) = (self.slot, self.lender.upgrade()) {
-            lender.give_back(slot, self.forks != FORKS.load(Ordering::Relaxed));
+            lender.give_back(slot, len, self.forks != FORKS.load(Ordering::Relaxed));
         }
     }
 }
@@ -74,16 +109,16 @@ pub(crate) struct Bundle {
 
 impl Bundle {
     /// Opens what process `pid` has put there. Whatever comes of it, the place is given back once.
-    pub(crate) fn open(pid: i32, place: Place, writes: Writes, lender: Weak<dyn Lender>) -> io::Result<Self> {
+    pub(crate) fn open(pid: i32, place: Place, writes: Writes, lender: &Arc<dyn Lender>) -> io::Result<Self> {
+        let writes = if place.number.is_some() { Writes::Refused } else { writes };
         let mut borrowed = Borrowed {
             view: None,
-            lender,
+            lender: Arc::downgrade(lender),
             slot: place.slot,
             forks: FORKS.load(Ordering::Relaxed),
             generation: pool::fork_generation(),
         };
-        let file = File::open(format!("/proc/{pid}/fd/{}", place.descriptor))?;
-        let view = View::from_fd(file.as_fd(), writes)?;
+        let view = lender.known().view(pid, place, writes)?;
         let layout = Layout::read(view.len(), |index| view.word(index))
             .filter(|layout| !layout.parts().is_empty())
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "found no message in the segment"))?;

@@ -140,13 +140,13 @@ pub(crate) struct View(Range);
 impl View {
     /// Maps the file behind `fd`, if it is sealed against any change of its size and has all of its memory.
     pub(crate) fn of_sealed(fd: BorrowedFd<'_>, writes: Writes) -> io::Result<Self> {
-        let prot = match writes {
-            Writes::Refused => ProtFlags::READ,
-            Writes::Private => ProtFlags::READ | ProtFlags::WRITE,
+        let (prot, flags) = match writes {
+            Writes::Refused => (ProtFlags::READ, MapFlags::SHARED),
+            Writes::Private => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE),
         };
         // Not populated: the kernel connects the neighbours of a page that is read, and would copy all that can be
         // written.
-        Range::of_sealed(fd, prot, MapFlags::PRIVATE).map(Self)
+        Range::of_sealed(fd, prot, flags).map(Self)
     }
 
     pub(crate) const fn len(&self) -> usize {
