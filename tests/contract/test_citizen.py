@@ -1,4 +1,4 @@
-"""What a worker process says, and what it is told: output, log records, warnings, context, seeds."""
+"""What a worker process says, and what it begins with: output, log records, warnings, context, seeds."""
 
 import contextlib
 import contextvars
@@ -446,3 +446,55 @@ def test_context_variables_of_main_travel():
         "    print(pool.submit(greet, 'hello').result())\n"
     )
     assert (done.stdout, done.stderr) == ("hello None\nhello Ada inner Ada\nhello Bob\n", "")
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Makes a module of that text, for workers to import."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(text):
+        name = f"made_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text(text)
+        return name
+
+    return make
+
+
+# -- environment
+
+
+def variable(name):
+    return os.environ.get(name), os.getenvb(name.encode())
+
+
+@pytest.mark.parametrize("start", ["zygote", "spawn"])
+def test_a_worker_has_the_environment_of_the_moment_it_starts(pool, start, monkeypatch):
+    assert pool.submit(abs, -1).result() == 1, "a zygote runs"
+    monkeypatch.setenv("TESTS_SET_LATER", "é\udc80")
+    monkeypatch.delenv("HOME", raising=False)
+    with mh.ProcessExecutor(1, start=start) as later:
+        assert later.submit(variable, "TESTS_SET_LATER").result() == ("é\udc80", b"\xc3\xa9\x80")
+        assert later.submit(variable, "HOME").result() == (None, None)
+
+
+def test_the_threads_of_numerical_libraries_are_the_users_choice(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "11")
+    with mh.ProcessExecutor(1) as pool:
+        assert pool.submit(variable, "OMP_NUM_THREADS").result()[0] == "11"
+        assert pool.submit(variable, "MKL_NUM_THREADS").result()[0] != "11"
+    with mh.ProcessExecutor(1, threads_per_worker=3) as pool:
+        assert pool.submit(variable, "OMP_NUM_THREADS").result()[0] == "3"
+
+
+def test_a_library_that_is_preloaded_reads_how_many_threads_it_may_use(module):
+    name = module("import os; found = os.environ['OPENBLAS_NUM_THREADS']")
+    for threads in (3, 4):
+        with mh.ProcessExecutor(1, preload=[name], threads_per_worker=threads) as pool:
+            assert pool.submit(lambda: sys.modules[name].found).result() == str(threads)
+
+
+def test_a_fresh_interpreter_may_be_given_much_to_begin_with():
+    kept = []
+    with mh.ProcessExecutor(1, start="spawn", initializer=kept.append, initargs=(bytes(1 << 20),)) as pool:
+        assert pool.submit(abs, -1).result() == 1

@@ -46,7 +46,7 @@ def main(
         zygote: The pid of the process that started this one.
         path: ``sys.path`` of the parent.
         directory: The parent's working directory.
-        environment: Variables to set before any task's module is imported.
+        environment: The parent's environment variables, and those that are meant for its workers.
         authkey: What connects to the ``multiprocessing`` managers of the parent, if it uses any.
         initializer: The pickled initializer and its arguments.
         levels: What the parent's loggers let pass; None to leave this process's output to itself.
@@ -67,7 +67,7 @@ def main(
     _core.become_subreaper()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.path[:] = path
-    os.environ.update(environment)
+    _take_environment(environment)
     try:
         os.chdir(directory)
     except OSError:
@@ -84,6 +84,13 @@ def main(
     )
     with contextlib.nullcontext() if levels is None else speaking(worker, name, levels):
         return _serve(worker, initializer, runs_coroutines)
+
+
+def _take_environment(environment: dict[str, str]) -> None:
+    # The zygote has that of the time when it was started.
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment.items() - os.environ.items())
 
 
 def _serve(worker: _core.ProcessWorker, initializer: bytes | None, runs_coroutines: bool) -> int:

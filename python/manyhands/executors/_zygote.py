@@ -28,8 +28,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from manyhands import _core
@@ -39,6 +40,7 @@ __all__ = ["Ended", "Zygote", "ZygoteGone", "serve", "zygote"]
 _PACKET = 1 << 16
 """The largest message within a packet; a larger one travels in memory of its own."""
 _MOST_FDS = 8
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _OF_EVERY_WORKER = ("manyhands.executors._worker", "manyhands.executors._pickling", "multiprocessing.process")
 
 
@@ -98,12 +100,13 @@ class Zygote:
 
     Args:
         preload: Modules that the process imports before it forks the first worker.
+        environment: Variables that it is given before that, besides this process's own.
 
     Raises:
         RuntimeError: The process did not come up; the message has what it printed.
     """
 
-    def __init__(self, preload: tuple[str, ...] = ()) -> None:
+    def __init__(self, preload: tuple[str, ...] = (), environment: Mapping[str, str] = _NOTHING) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # The path first: this package may be found through it alone.
         command = (
@@ -116,6 +119,7 @@ class Zygote:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                env={**os.environ, **environment},
             )
         self._socket = ours
         self._lock = threading.Lock()
@@ -232,16 +236,18 @@ def _interpreter_flags() -> list[str]:
     return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined, no-any-return]
 
 
-_zygotes: dict[tuple[str, ...], Zygote] = {}
+_zygotes: dict[tuple[Any, ...], Zygote] = {}
 _zygotes_lock = threading.Lock()
 
 
-def zygote(preload: tuple[str, ...]) -> Zygote:
-    """Return the process's zygote for those modules, starting it if need be."""
+def zygote(preload: tuple[str, ...], environment: Mapping[str, str] = _NOTHING) -> Zygote:
+    """Return the process's zygote for those modules, which read those variables; start it if need be."""
+    # Without modules there is nothing that reads them before a worker does.
+    place = (preload, *sorted(environment.items())) if preload else ()
     with _zygotes_lock:
-        known = _zygotes.get(preload)
+        known = _zygotes.get(place)
         if known is None or known.is_gone:
-            known = _zygotes[preload] = Zygote(preload)
+            known = _zygotes[place] = Zygote(preload, environment if preload else {})
         return known
 
 
@@ -362,10 +368,21 @@ class _Server:
             os._exit(code)
 
     def _exec(self, settings: dict[str, Any], fds: list[int]) -> int:
-        command = "from manyhands.executors._zygote import _work_fresh; _work_fresh({!r}, {!r})"
-        text = command.format(pickle.dumps(settings), fds)
-        arguments = [sys.executable, *_interpreter_flags(), "-c", text]
-        process = subprocess.Popen(arguments, pass_fds=fds, stdin=subprocess.DEVNULL)
+        # In a file: an argument of a command is no place for what may be large.
+        with os.fdopen(os.memfd_create("manyhands"), "wb") as memory:
+            pickle.dump(settings, memory)
+            memory.flush()
+            command = (
+                f"import sys; sys.path[:] = {settings['path']!r}; "
+                "from manyhands.executors._zygote import _work_fresh; "
+                f"_work_fresh({memory.fileno()}, {fds!r})"
+            )
+            process = subprocess.Popen(
+                [sys.executable, *_interpreter_flags(), "-c", command],
+                pass_fds=[*fds, memory.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=settings["environment"],
+            )
         # This loop reaps it; Popen must not warn that nobody did.
         process.returncode = 0
         return process.pid
@@ -443,8 +460,11 @@ def _children(pid: int) -> list[int]:
     return children
 
 
-def _work_fresh(settings: bytes, fds: list[int]) -> None:
-    os._exit(_work(pickle.loads(settings), fds))
+def _work_fresh(settings: int, fds: list[int]) -> None:
+    with os.fdopen(settings, "rb") as memory:
+        memory.seek(0)
+        known = pickle.load(memory)
+    os._exit(_work(known, fds))
 
 
 def _work(settings: dict[str, Any], fds: list[int]) -> int:

@@ -62,7 +62,8 @@ class ProcessExecutor(Executor):
         max_memory_per_worker: A worker that holds more memory after a task is replaced, too: bytes, or a
             text like "500MB" or "2GiB".
         threads_per_worker: How many threads numerical libraries may use in each worker (BLAS, OpenMP);
-            by default the processors divided by the workers, at least 1.
+            by default what ``OMP_NUM_THREADS`` and the like say, or else the processors divided by the
+            workers, at least 1.
         start: "zygote", or "spawn" for a fresh interpreter per worker, for libraries that must not be forked.
         preload: Modules that the zygote imports once, for all workers.
         output: "forward" passes what workers print, log and warn of on to this process's ``sys.stdout`` and
@@ -131,10 +132,12 @@ class ProcessExecutor(Executor):
             "max_memory": memory,
             "directory": os.getcwd(),  # noqa: PTH109
             "writable_arguments": writable_arguments,
-            "environment": {variable: str(threads) for variable in _THREAD_VARIABLES},
             "initializer": None if initializer is None else _pickled(initializer, tuple(initargs)),
         }
         modules = tuple(preload)
+        shares = {variable: str(threads) for variable in _THREAD_VARIABLES}
+        if threads_per_worker is None:
+            shares = {variable: os.environ.get(variable, share) for variable, share in shares.items()}
         numbers = itertools.count()
         self.capacity = workers * (concurrency or 1)
 
@@ -147,14 +150,15 @@ class ProcessExecutor(Executor):
                 "levels": None if output == "inherit" else levels(),
                 "parent": os.getpid(),
                 "path": list(sys.path),
+                "environment": {**os.environ, **shares},
                 "authkey": _authkey(),
             }
-            source = zygote(modules)
+            source = zygote(modules, shares)
             pid = source.start_worker(own, hand.descriptors(), hand.ended)
             hand.started(pid, source.kill, Listener(f"[{name}] " if output == "prefix" else ""))
 
         # Now, for a task may come when the interpreter exits, and then no thread can be started any more.
-        zygote(modules)
+        zygote(modules, shares)
         self._open_processes(workers, spawn, concurrency)
         _remember(self._process_pool())
 
