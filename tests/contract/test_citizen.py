@@ -5,6 +5,7 @@ import contextvars
 import io
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -448,6 +449,49 @@ def test_context_variables_of_main_travel():
     assert (done.stdout, done.stderr) == ("hello None\nhello Ada inner Ada\nhello Bob\n", "")
 
 
+# -- randomness
+
+
+def state_of_random():
+    return os.getpid(), random.getstate(), random.random(), hash("a text")
+
+
+def test_each_worker_draws_numbers_of_its_own():
+    with mh.ProcessExecutor(1, max_tasks_per_worker=1) as pool:
+        drawn = [pool.submit(state_of_random).result() for _ in range(4)]
+    for kind, expected in enumerate((4, 4, 4, 1)):
+        assert len({each[kind] for each in drawn}) == expected
+    assert random.getstate() not in {each[1] for each in drawn}
+
+
+def test_a_seed_in_the_parent_does_not_reach_the_workers():
+    random.seed(7)
+    with mh.ProcessExecutor(1, max_tasks_per_worker=1) as pool:
+        drawn = {pool.submit(random.random).result() for _ in range(3)}
+    assert len(drawn) == 3
+    assert random.random() not in drawn
+
+
+def test_a_function_that_has_imported_a_drawing_function_draws_numbers_of_its_workers_own():
+    done = run_script(
+        "from random import random, randint, Random\n"
+        "import manyhands as mh\n"
+        "own = Random(7)\n"
+        "def draw(_): return random(), randint(1, 1 << 60), own.random()\n"
+        "with mh.ProcessExecutor(1, max_tasks_per_worker=1) as pool:\n"
+        "    drawn = [pool.submit(draw, number).result() for number in range(3)]\n"
+        "print([len(set(numbers)) for numbers in zip(*drawn)], own.random() == drawn[0][2])\n"
+    )
+    assert (done.stdout, done.stderr) == ("[3, 3, 1] True\n", "")
+
+
+def test_the_generator_that_numpy_has_for_all_is_seeded_anew_where_it_was_preloaded():
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    with mh.ProcessExecutor(1, preload=["numpy.random"], max_tasks_per_worker=1) as pool:
+        for draw in (numpy.random.rand, lambda: numpy.random.rand()):
+            assert len({pool.submit(draw).result() for _ in range(3)}) == 3
+
+
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """Makes a module of that text, for workers to import."""
@@ -459,6 +503,20 @@ def module(tmp_path, monkeypatch):
         return name
 
     return make
+
+
+STAND_IN = """
+import sys, types
+stand_in = sys.modules["numpy.random"] = types.ModuleType("numpy.random")
+stand_in.seeds = []
+stand_in.seed = lambda *seed: stand_in.seeds.append(seed)
+"""
+
+
+def test_numpys_seed_is_called_once_in_each_worker(module):
+    with mh.ProcessExecutor(1, preload=[module(STAND_IN)], max_tasks_per_worker=1) as pool:
+        seeds = [pool.submit(lambda: sys.modules["numpy.random"].seeds).result() for _ in range(2)]
+    assert seeds == [[()], [()]]
 
 
 # -- environment

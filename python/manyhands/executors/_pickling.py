@@ -17,6 +17,8 @@ __all__ = ["Pickler", "dumps", "dumps_by_value", "place", "variable"]
 _MAIN = ""
 """Stands for the main module. Its own name in a pickle says that there is something to be sent by value."""
 _PROTOCOL = 5
+_GENERATORS = {"random": "_inst", "numpy.random.mtrand": "_rand"}
+"""Whose methods ``random.random`` and the like are. Each worker has its own: a copy would draw the same."""
 _MOST_PLACES = 10_000
 """Variables made in a loop must not pile up here."""
 
@@ -41,13 +43,20 @@ def dumps_by_value(
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Also sends the context variables that a function of ``__main__`` uses."""
+    """Also sends the context variables that a function of ``__main__`` uses, and no generator of a module."""
 
     def reducer_override(self, obj: Any) -> tuple[Callable[..., Any], tuple[str, str]] | Any:
         if type(obj) is ContextVar:
             found = place(obj)
             return NotImplemented if found is None else (variable, found)
+        home = type(obj).__module__
+        if home in _GENERATORS and getattr(sys.modules.get(home), _GENERATORS[home], None) is obj:
+            return _generator, (home, _GENERATORS[home])
         return super().reducer_override(obj)
+
+
+def _generator(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
 
 
 def place(wanted: ContextVar[Any]) -> tuple[str, str] | None:

@@ -73,7 +73,7 @@ def main(
     except OSError:
         # The parent's directory is gone; tasks that need one will say so.
         os.chdir("/")
-    random.seed()
+    _seed_anew()
     if authkey is not None:
         from multiprocessing import current_process
 
@@ -91,6 +91,14 @@ def _take_environment(environment: dict[str, str]) -> None:
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment.items() - os.environ.items())
+
+
+def _seed_anew() -> None:
+    """Let workers that were forked from one process not draw the same numbers."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
 
 
 def _serve(worker: _core.ProcessWorker, initializer: bytes | None, runs_coroutines: bool) -> int:
