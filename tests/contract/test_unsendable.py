@@ -1,6 +1,7 @@
 """What cannot be pickled: the error says where in the value it is, and nothing hangs."""
 
 import collections
+import copyreg
 import functools
 import pickle
 import re
@@ -115,7 +116,6 @@ FOUND = {
     "['k'] ": collections.OrderedDict(k=LOCK),
     "[1]": collections.deque([1, LOCK]),
     ".__reduce__()[1][0].__closure__['value']": collections.defaultdict(closing_over(LOCK)),
-    ".args[1]": KeyError("text", LOCK),
     ".__closure__['value']": closing_over(LOCK),
     ".__closure__['value'].lock": closing_over(Thing(lock=LOCK)),
     ".__globals__['LOCK']": of_main("def use(): return LOCK", "use"),
@@ -135,6 +135,18 @@ def test_the_path_to_it_is_found(path):
     with pytest.raises(Exception, match="pickle"):
         mh.executors._pickling.dumps_by_value(FOUND[path])
     assert path_to_culprit(FOUND[path], "value") == f"value{path.rstrip()}"
+
+
+def test_in_an_exception_it_is_one_of_its_arguments_unless_somebody_else_takes_it_to_pieces():
+    class Own(Exception):
+        pass
+
+    assert path_to_culprit(Own("text", LOCK), "value") == "value.args[1]"
+    copyreg.pickle(Own, lambda own: (Own.__new__, (Own, *own.args)))
+    try:
+        assert path_to_culprit(Own("text", LOCK), "value") == "value.__reduce__()[1][2]"
+    finally:
+        del copyreg.dispatch_table[Own]
 
 
 def test_what_is_at_fault_itself_has_no_path():

@@ -123,7 +123,7 @@ def _from(reduced: tuple[Any, Any, Any] | None, parent: Any, child: Any) -> tupl
         if child is function:
             return ".__reduce__()[0]", None
         if _are_arguments(child, arguments):
-            return _to_arguments(parent)
+            return _to_arguments(parent, function)
     if isinstance(parent, dict):
         return _key_of(child, dict.items(parent)), None
     ordered: Any
@@ -159,14 +159,14 @@ def _to_state(parent: Any, state: Any) -> tuple[str, Step | None]:
     return ".__getstate__()" if has_own else ".__reduce__()[2]", None
 
 
-def _to_arguments(parent: Any) -> tuple[str, Step | None]:
+def _to_arguments(parent: Any, function: Any) -> tuple[str, Step | None]:
     if isinstance(parent, types.MethodType):
         return "", lambda parts, part: ((".__func__", ".__self__")[_index(part, parts)], None)
     if isinstance(parent, types.CellType):
         return "", lambda parts, part: ("", None)
     if isinstance(parent, functools.partial):
         return ".func", lambda parts, part: ("", None)
-    if isinstance(parent, BaseException):
+    if isinstance(parent, BaseException) and function is type(parent):
         return ".args", None
     return ".__reduce__()[1]", None
 
