@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from watching import Journal
+from noting import Journal
 
 
 @pytest.fixture

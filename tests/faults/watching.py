@@ -1,4 +1,4 @@
-"""What fault tests share: repeats under seeds, a journal of what has run, and looks at other processes."""
+"""What fault tests share: repeats under seeds, and looks at other processes."""
 
 import contextlib
 import os
@@ -18,22 +18,6 @@ def seeds(count):
     return pytest.mark.parametrize("seed", range(REPEATS or count))
 
 
-class Journal:
-    """Lines that many processes append, each by one write: what has really been run."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def note(self, text):
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(descriptor, f"{text}\n".encode())
-        os.close(descriptor)
-
-    def lines(self):
-        path = Path(self.path)
-        return path.read_text().split() if path.exists() else []
-
-
 def has_ended(pid):
     """Whether the process is gone, or only waits to be reaped."""
     try:
@@ -43,11 +27,16 @@ def has_ended(pid):
 
 
 def eventually(is_so, what, seconds=20.0):
-    """Fail unless it becomes so; for what other processes do, which cannot be waited for."""
-    began = time.monotonic()
-    while not is_so():
-        assert time.monotonic() - began < seconds, f"{what}: not within {seconds:g} s"
-        time.sleep(0.002)
+    """Fail unless it becomes so; for what other processes do, which cannot be waited for.
+
+    Counts looks rather than seconds, of which each takes longer on a machine that has much to do.
+    """
+    pause = 0.002
+    for _ in range(round(seconds / pause)):
+        if is_so():
+            return
+        time.sleep(pause)
+    assert is_so(), f"{what}: not within {seconds:g} s of looking"
 
 
 def children(pid):
