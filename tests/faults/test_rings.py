@@ -1,5 +1,6 @@
 """Tasks that write over the memory they share with the pool, and rings that nobody empties for a while."""
 
+import contextlib
 import mmap
 import os
 import random
@@ -15,24 +16,34 @@ import manyhands as mh
 MIB = 1 << 20
 
 
-def scribble(seed, begin, end, then="return"):
-    """Write garbage over a part of this worker's segment: first its tasks, then its answers."""
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            is_segment = "memfd:manyhands" in os.readlink(link)  # noqa: PTH115
-        except FileNotFoundError:
-            continue
-        if is_segment:
-            descriptor = os.open(link, os.O_RDWR)
-            with mmap.mmap(descriptor, os.fstat(descriptor).st_size) as memory:
-                memory[begin:end] = random.Random(seed).randbytes(end - begin)
-            os.close(descriptor)
+def scribble(seed, segment, begin, end, then="return"):
+    """Write garbage over a part of what this worker shares with the pool."""
+    link = sorted(segments(), key=lambda link: link.stat().st_size)[segment]
+    descriptor = os.open(link, os.O_RDWR)
+    with mmap.mmap(descriptor, os.fstat(descriptor).st_size) as memory:
+        memory[begin:end] = random.Random(seed).randbytes(end - begin)
+    os.close(descriptor)
     if then == "die":
         os._exit(9)
     return os.getpid()
 
 
-PARTS = {"tasks": (0, MIB), "answers": (MIB, 2 * MIB), "states": (128, 136), "all": (0, 2 * MIB + 64)}
+def segments():
+    """The links to the memory that this process shares with its pool."""
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if "memfd:manyhands" in os.readlink(link):  # noqa: PTH115
+                yield link
+
+
+SLATE, RINGS = 0, -1
+PARTS = {
+    "slate": (SLATE, 0, 4096),
+    "tasks": (RINGS, 0, MIB),
+    "answers": (RINGS, MIB, 2 * MIB),
+    "states": (RINGS, 128, 136),
+    "all": (RINGS, 0, 2 * MIB + 64),
+}
 
 
 @seeds(3)
