@@ -31,8 +31,9 @@ use crate::slots::Slots;
 use crate::view::{Bundle, Known, Lender};
 use crate::wire::{self, Reader};
 
-/// How long an idle worker looks for its next task before it sleeps.
-const LOOK: Duration = Duration::from_micros(50);
+/// How long an idle worker looks for its next task before it sleeps, at most and, if it looks at all, at least.
+const LONGEST_LOOK: Duration = Duration::from_micros(50);
+const SHORTEST_LOOK: Duration = Duration::from_micros(2);
 /// How often a worker whose answers find no room looks again.
 const FULL: Duration = Duration::from_millis(1);
 
@@ -53,6 +54,7 @@ struct Body {
     stock: Stock,
     control: Arc<Control>,
     share: Share,
+    patience: Patience,
 }
 
 /// The segment that the worker has in common with its pool, and others of the pool's.
@@ -76,7 +78,23 @@ struct Share {
     memory: Option<u64>,
 }
 
+/// How long it is worth looking for the next task: not at all where tasks come one now and then.
+struct Patience(Duration);
+
+impl Patience {
+    /// Takes note of how long it was from the end of a task to the next.
+    fn learn(&mut self, idle: Duration) {
+        self.0 =
+            if idle <= LONGEST_LOOK { (self.0 * 2).clamp(SHORTEST_LOOK, LONGEST_LOOK) } else { self.0 / 2 };
+    }
+}
+
 impl Body {
+    /// Takes the next task from the ring, if there is one and it may run one.
+    fn pop(&mut self, message: &mut Vec<u8>) -> PyResult<bool> {
+        Ok(!self.has_retired() && self.tasks.try_pop(message).map_err(corrupt)?)
+    }
+
     fn is_stopped(&self) -> bool {
         self.control.0.words()[STOPPED].load(Ordering::Acquire) != 0
     }
@@ -184,13 +202,19 @@ impl ProcessWorker {
 
     /// Waits for a task; `false` if the worker shall end.
     fn next(&self, py: Python<'_>, body: &mut Body, message: &mut Vec<u8>) -> PyResult<bool> {
-        let mut until = clock::now() + LOOK;
+        if body.pop(message)? {
+            return Ok(true);
+        }
+        let idle_since = clock::now();
+        let mut until = idle_since + body.patience.0;
         loop {
-            if !body.has_retired() && body.tasks.try_pop(message).map_err(corrupt)? {
+            if body.pop(message)? {
+                body.patience.learn(clock::now() - idle_since);
                 return Ok(true);
             }
             if clock::now() < until {
-                std::hint::spin_loop();
+                // Whoever reads the answers, or submits the next task, may wait for this very processor.
+                std::thread::yield_now();
                 continue;
             }
             if body.is_stopped() {
@@ -206,7 +230,7 @@ impl ProcessWorker {
             }
             self.event.drain();
             body.tasks.end_sleep();
-            until = clock::now();
+            until = idle_since;
         }
     }
 
@@ -624,7 +648,8 @@ impl ProcessWorker {
         let share = Share { tasks: max_tasks, memory: max_memory };
         let (control, lent, stock) =
             (Arc::new(Control(segment, Known::default())), Slots::new(RESULTS), Stock::default());
-        let body = Body { tasks, functions, outside, forgotten: 0, lent, stock, control, share };
+        let patience = Patience(LONGEST_LOOK);
+        let body = Body { tasks, functions, outside, forgotten: 0, lent, stock, control, share, patience };
         Ok(Self {
             writes: if writable_arguments { Writes::Private } else { Writes::Refused },
             parent,
@@ -689,7 +714,7 @@ impl ProcessWorker {
         let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(body) = body.as_mut() else { return Ok(None) };
         let mut message = Vec::new();
-        while !body.has_retired() && body.tasks.try_pop(&mut message).map_err(corrupt)? {
+        while body.pop(&mut message)? {
             body.count_tasks(1);
             if let Some(call) = self.read_order(py, body, &message, true)? {
                 return Ok(Some(call));
