@@ -488,3 +488,22 @@ def test_a_map_of_an_executor_keeps_no_result_that_it_has_handed_out(pool):
         alive = weakref.ref(value)
         del value
         assert alive() is None
+
+
+def test_each_item_that_waits_is_counted(tmp_path):
+    def block(until):
+        while not until.exists():
+            time.sleep(0.001)
+
+    with mh.ProcessExecutor(1) as pool:
+        blocked = pool.submit(block, tmp_path / "end")
+        values = pool.map(same, range(1000))
+        figures = pool.statistics()
+        assert figures.submitted == 1001
+        assert figures.queued == 1001 - figures.started
+        assert figures.queued > 900
+        (tmp_path / "end").touch()
+        assert list(values) == list(range(1000))
+        blocked.result(timeout=20)
+        figures = pool.statistics()
+        assert (figures.queued, figures.started) == (0, 1001)

@@ -237,6 +237,12 @@ impl Bulk {
         self.state().unsettled
     }
 
+    /// How many items wait for a worker. Their token is in the queue, if there are any.
+    pub(crate) fn waiting(&self) -> usize {
+        let state = self.state();
+        if state.is_given_up { 0 } else { state.unsettled - state.at_work.min(state.unsettled) }
+    }
+
     /// Whether workers have some of the items.
     pub(crate) fn is_at_work(&self) -> bool {
         self.state().at_work > 0

@@ -195,7 +195,7 @@ impl Executor {
     fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (statistics, queued) = {
             let shared = self.pool()?.shared();
-            (shared.statistics.clone(), shared.scheduler.len())
+            (shared.statistics.clone(), shared.queued())
         };
         let figures = PyDict::new(py);
         figures.set_item("submitted", statistics.submitted)?;

@@ -118,6 +118,12 @@ impl Shared {
 }
 
 impl Shared {
+    /// How many calls wait for a hand.
+    pub(crate) fn queued(&self) -> usize {
+        let items = if let Crew::Processes(crew) = &self.crew { crew.waiting_items() } else { 0 };
+        self.scheduler.len() + items
+    }
+
     /// Takes out the tasks that were cancelled while a delay or a limit held them back: nobody shall wait for them.
     fn prune(&mut self) -> Vec<Py<Future>> {
         if !self.scheduler.holds_back() {
@@ -304,6 +310,9 @@ impl Pool {
     ) -> PyResult<Bound<'py, Future>> {
         let mut detail = Detail::new(None, None, bulk.submitted);
         detail.bulk = Some(Arc::clone(bulk));
+        if let Crew::Processes(crew) = &mut self.shared().crew {
+            crew.add_bulk(bulk);
+        }
         self.enqueue(py, bulk.len() as u64, Order::default(), || Future::create_token(py, Box::new(detail)))
     }
 

@@ -16,7 +16,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
@@ -535,6 +535,8 @@ pub(crate) struct ProcessCrew {
     pub(crate) unsendable: Vec<(Flight, io::Error)>,
     /// Workers whose rings were found unusable, and why.
     pub(crate) mad: Vec<(Arc<ProcessHand>, String)>,
+    /// The bulks that somebody still wants.
+    bulks: Vec<Weak<Bulk>>,
     /// Before when the tasks in the queue must not begin, as far as was looked.
     pub(crate) until: Option<Tick>,
     next_serial: u64,
@@ -558,6 +560,7 @@ impl ProcessCrew {
             cancelled: Vec::new(),
             unsendable: Vec::new(),
             mad: Vec::new(),
+            bulks: Vec::new(),
             until: None,
             next_serial: 0,
             next_name: 0,
@@ -726,6 +729,20 @@ impl ProcessCrew {
             deaf_since: None,
         });
         Ok(hand)
+    }
+
+    /// Takes note of a bulk whose token was queued.
+    pub(crate) fn add_bulk(&mut self, bulk: &Arc<Bulk>) {
+        if self.bulks.len() == self.bulks.capacity() {
+            self.bulks.retain(|known| known.strong_count() > 0);
+        }
+        self.bulks.push(Arc::downgrade(bulk));
+    }
+
+    /// How many items wait for a worker, besides the tokens in the queue that stand for them.
+    pub(crate) fn waiting_items(&self) -> usize {
+        let waiting = self.bulks.iter().filter_map(Weak::upgrade).map(|bulk| bulk.waiting());
+        waiting.map(|items| items.saturating_sub(1)).sum()
     }
 
     /// Takes note that the worker runs.
