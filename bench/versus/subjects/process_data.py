@@ -14,8 +14,6 @@ from ..runner import ROOT, AtMost, Metric, Subject, Times
 from .pools import WORKERS, Ours, Pool, Standard, each
 from .work import Stopwatch
 
-REPEATS = 2
-
 _kept: dict[int, Any] = {}
 
 
@@ -34,20 +32,25 @@ def kept_by(make: Callable[[int], Any], size: int) -> int:
 
 def there_and_back(kind: type[Pool], make: Callable[[int], Any], size: int) -> dict[str, float]:
     """Send something of so many bytes, and have it returned."""
-    value = make(size)
+    value, repeats = make(size), max(2, min(30, (64 << 20) // size))
     with kind().started() as pool:
         every_worker_keeps(pool, make, size)
-        occupied = Occupied()
-        pool.submit(len, value)()
-        pool.submit(keep, make, size)()
-        most = occupied.most()
-        with Stopwatch() as sending:
-            for _ in range(REPEATS):
-                pool.submit(len, value)()
-        with Stopwatch() as returning:
-            for _ in range(REPEATS):
-                pool.submit(keep, make, size)()
-    return {"sent": sending.seconds / REPEATS, "returned": returning.seconds / REPEATS, "memory": most / size}
+        sent, most_sent = timed(pool, repeats, len, value)
+    with kind().started() as pool:
+        every_worker_keeps(pool, make, size)
+        returned, most_returned = timed(pool, repeats, keep, make, size)
+    return {"sent": sent, "returned": returned, "memory": max(most_sent, most_returned) / size}
+
+
+def timed(pool: Pool, repeats: int, function: Callable[..., Any], *args: Any) -> tuple[float, float]:
+    """Return how long a task takes, on average, and how much memory the first of them occupied."""
+    occupied = Occupied()
+    pool.submit(function, *args)()
+    most = occupied.most()
+    with Stopwatch() as watch:
+        for _ in range(repeats):
+            pool.submit(function, *args)()
+    return watch.seconds / repeats, most
 
 
 def every_worker_keeps(pool: Pool, make: Callable[[int], Any], size: int) -> None:
@@ -78,8 +81,8 @@ def array(size: int) -> Any:
 
 
 HOW = (
-    "To a process that does nothing with it, and from one that has it already, one after the other; time for "
-    "each. Nobody reads what is in it."
+    "To a process that does nothing with it, and from one that has it already, one after the other, after a "
+    "first one that is not timed; time for each. Nobody reads what is in it."
 )
 ARRAYS = (
     Subject(
@@ -87,9 +90,9 @@ ARRAYS = (
         title="an array of 64 MiB",
         how=(
             f"{HOW} Memory: the most that parent and workers together ever held (proportional set size) "
-            "while it was sent once and returned once, above what they held before, the sender's original "
-            "and the worker's included, over the size of the array. The array is of float64, from numpy. ray "
-            "was not compared."
+            "while it was sent once, or returned once, whichever is more, above what they held before, the "
+            "sender's own included; over the size of the array. Each way has a pool of its own. The array is "
+            "of float64, from numpy. ray was not compared."
         ),
         size=64 << 20,
         ours=partial(there_and_back, Ours, array),
