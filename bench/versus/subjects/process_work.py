@@ -87,7 +87,7 @@ def speed_up(kind: type[Pool], size: int) -> dict[str, float]:
 def sources(size: int) -> list[str]:
     """Return so many of the source files below the interpreter's library."""
     found = (
-        os.path.join(directory, name)
+        f"{directory}/{name}"
         for directory, _, names in os.walk(sysconfig.get_path("stdlib"))
         for name in sorted(names)
         if name.endswith(".py")
