@@ -31,6 +31,7 @@ mod pool;
 mod process_crew;
 mod process_worker;
 mod progress;
+mod reading;
 mod seed;
 mod slots;
 mod supervisor;
@@ -72,6 +73,8 @@ mod _core {
     use crate::pool::refuse_new_tasks;
     #[pymodule_export]
     use crate::process_worker::ProcessWorker;
+    #[pymodule_export]
+    use crate::reading::{import_module, is_reading, unpickle};
     #[pymodule_export]
     use crate::supervisor::{Process, ProcessPool};
     #[pymodule_export]

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyNone, PyString, PyTuple};
 
+use crate::reading::Reading;
 use crate::view;
 
 /// From this size on, bytes are not worth passing through rings: to copy them four times takes as long as to map a
@@ -302,6 +303,7 @@ fn dumps_by_value(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 
 /// Reads what [`dump`] wrote. Only bytes of the pool's own workers come here: pickle is code.
 pub(crate) fn load<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let _reading = Reading::begin();
     loads(py)?.call1((PyBytes::new(py, bytes),))
 }
 

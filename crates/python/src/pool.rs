@@ -29,6 +29,7 @@ use crate::latch::Latch;
 use crate::loop_crew::{Loop, LoopCrew, LoopHand};
 use crate::parcel::{Functions, Parcel};
 use crate::process_crew::{Dispatched, Flight, ProcessCrew, ProcessHand, Queue};
+use crate::reading;
 use crate::supervisor;
 use crate::thread_crew::{Thread, ThreadCrew, ThreadHand};
 use crate::waiter::Wakes;
@@ -341,6 +342,9 @@ impl Pool {
         }
         if EXITING.load(Ordering::Relaxed) {
             return Err(exiting(py));
+        }
+        if self.model == Model::Processes {
+            reading::refuse_tasks()?;
         }
         let future = make()?;
         let task = future.clone().unbind();

@@ -27,6 +27,7 @@ use pyo3::types::{PyDict, PyList, PyMemoryView};
 use crate::message::Place;
 use crate::pickle;
 use crate::pool;
+use crate::reading::Reading;
 
 /// How often this process was about to fork, or had just done so.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -140,6 +141,7 @@ impl Bundle {
         let (stream, buffers) =
             self.layout.parts().split_first().expect("`open` has checked that there is one");
         let loads = pickle::loads(py)?;
+        let _reading = Reading::begin();
         if buffers.is_empty() {
             return loads.call1((lent(stream)?,));
         }

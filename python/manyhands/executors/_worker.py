@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import random
 import signal
 import sys
@@ -104,7 +103,7 @@ def _seed_anew() -> None:
 def _serve(worker: _core.ProcessWorker, initializer: bytes | None, runs_coroutines: bool) -> int:
     if initializer is not None:
         try:
-            function, arguments = pickle.loads(initializer)
+            function, arguments = _core.unpickle(initializer)
             function(*arguments)
         except BaseException:
             worker.initializer_failed(traceback.format_exc())

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import importlib
 import os
 import pickle
 import selectors
@@ -273,7 +272,7 @@ def serve(fd: int, parent: int, preload: tuple[str, ...]) -> None:
     _core.become_subreaper()
     for module in (*_OF_EVERY_WORKER, *preload):
         try:
-            importlib.import_module(module)
+            _core.import_module(module)
         except Exception:
             # The worker's own import says what is wrong, to whoever needs the module.
             traceback.print_exc()

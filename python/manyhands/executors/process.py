@@ -158,7 +158,9 @@ class ProcessExecutor(Executor):
             hand.started(pid, source.kill, Listener(f"[{name}] " if output == "prefix" else ""))
 
         # Now, for a task may come when the interpreter exits, and then no thread can be started any more.
-        zygote(modules, shares)
+        # A module that workers import may make an executor, and leave it at that.
+        if not _core.is_reading():
+            zygote(modules, shares)
         self._open_processes(workers, spawn, concurrency)
         _remember(self._process_pool())
 
