@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from manyhands.errors import Cancelled
 from manyhands.executors import Executor, executor
+from manyhands.executors.by_name import _needs_loop
 from manyhands.futures import Future, _settle, wait
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class TaskGroup:
 
     Args:
         on: What `executor` takes ("thread", "process", "async", "process+async"), or an executor, which is
-            left open.
+            left open. By name, an ``async def`` function always runs on an event loop.
         workers: As for `executor`.
 
     Raises:
@@ -59,6 +61,9 @@ class TaskGroup:
             self._executor, self._owns = on, False
         else:
             self._executor, self._owns = executor(on, workers, name="group"), True
+        self._on, self._workers = on, workers
+        self._loops: Executor | None = None
+        self._opening = threading.Lock()
         self._futures: list[Future[Any]] = []
         self._is_open = False
         self._is_cancelled = False
@@ -82,7 +87,7 @@ class TaskGroup:
             future: Future[Any] = Future()
             future.cancel()
             return future
-        future = self._executor.submit(fn, *args, **kwargs)
+        future = self._executor_for(fn).submit(fn, *args, **kwargs)
         self._futures.append(future)
         if self._is_cancelled:
             # Meanwhile, by another thread, which did not know of this task.
@@ -97,6 +102,15 @@ class TaskGroup:
         # Those that have not begun first: they must not begin in the places of those that are stopped.
         for future in sorted(unfinished, key=lambda future: future.running()):
             future.cancel(force=True)
+
+    def _executor_for(self, fn: Callable[..., Any]) -> Executor:
+        """The group's own executor, or a second one with an event loop for ``async def`` functions."""
+        if not self._owns or not _needs_loop(self._on, fn):
+            return self._executor
+        with self._opening:
+            if self._loops is None:
+                self._loops = executor("async", self._workers, name="group")
+            return self._loops
 
     def _look_at(self, future: Future[Any]) -> None:
         if not future.cancelled() and future.exception() is not None and not self._is_cancelled:
@@ -146,8 +160,9 @@ class TaskGroup:
 
     def _close(self) -> None:
         self._is_open = False
-        if self._owns:
-            self._executor.shutdown(wait=False)
+        for ours in (self._executor, self._loops) if self._owns else ():
+            if ours is not None:
+                ours.shutdown(wait=False)
 
     def _raise(self, error: BaseException | None) -> None:
         settled = (future for future in self._futures if not future.cancelled())

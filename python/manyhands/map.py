@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import operator
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 from manyhands import _core
 from manyhands._core import Outcome, Policy, Receipt
-from manyhands.executors import MODELS, Executor, executor
+from manyhands.executors import Executor, executor
+from manyhands.executors.by_name import _needs_loop
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -186,18 +185,10 @@ class _Options:
                     "could not map: `workers` is the executor's own business when `on` is an executor"
                 )
             return self.on, False
-        if self.on in MODELS and self.on != "process+async" and _is_async(function):
+        if _needs_loop(self.on, function):
             return executor("async", self.workers or _ASYNC_WORKERS, name="map"), True
         workers = self.workers or _ASYNC_WORKERS if self.on == "async" else self.workers
         return executor(self.on, workers, name="map"), True
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004
-    )
 
 
 @overload

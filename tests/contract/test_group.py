@@ -35,6 +35,37 @@ def test_a_group_makes_and_ends_its_own_executor(on):
     assert [future.result() for future in futures] == [0, 2, 4, 6, 8]
 
 
+@pytest.mark.parametrize("on", ["thread", "process"])
+def test_an_async_function_runs_on_an_event_loop_whatever_the_name_of_the_model(on):
+    async def double_on_loop(number):
+        await asyncio.sleep(0)
+        return 2 * number
+
+    with mh.TaskGroup(on, workers=2) as group:
+        futures = [group.submit(double_on_loop, 1), group.submit(pow, 2, 3), group.submit(double_on_loop, 2)]
+    assert [future.result() for future in futures] == [2, 8, 4]
+
+
+def test_a_failure_on_a_thread_cancels_what_is_on_the_groups_event_loop():
+    async def sleep_for_ever():
+        await asyncio.sleep(3600)
+
+    with pytest.raises(ExceptionGroup) as caught, mh.TaskGroup() as group:
+        sleeping = group.submit(sleep_for_ever)
+        group.submit(int, "x")
+    assert [type(error) for error in caught.value.exceptions] == [ValueError]
+    assert sleeping.cancelled()
+
+
+def test_in_an_executor_that_is_given_every_function_must_fit():
+    async def work():
+        pass
+
+    with mh.ThreadExecutor(1) as pool, pytest.raises(ExceptionGroup) as caught, mh.TaskGroup(pool) as group:
+        group.submit(work)
+    assert [type(error) for error in caught.value.exceptions] == [mh.WrongExecutor]
+
+
 def test_an_empty_group():
     with mh.TaskGroup():
         pass

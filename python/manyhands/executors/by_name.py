@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -85,6 +87,19 @@ def executor(model: str, /, workers: int | None = None, **options: object) -> Ex
         return _MAKERS[text](workers, **options)
     known = (*MODELS, *(f"{name}://…" for name in _CONNECTORS))
     raise ValueError(f"could not make an executor: found {_shown(model)}, expected {_listed(known)}")
+
+
+def _needs_loop(model: object, function: Callable[..., Any]) -> bool:
+    """Whether the function is ``async def``, and executors by that name run plain ones."""
+    return model in (ThreadExecutor.model, ProcessExecutor.model) and _is_async(function)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004
+    )
 
 
 def _shown(model: object) -> str:
