@@ -46,6 +46,8 @@ def environment():
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
+        # Else one in five processes that Ray's server forks for a client dies (gRPC 1.85).
+        patch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
         yield
 
 
