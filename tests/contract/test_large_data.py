@@ -404,3 +404,94 @@ def test_the_memory_of_byte_strings_stays_where_it_was_read():
         # Each has its own segments mapped, and those of the other.
         assert 2 <= len(there - before_there) < 8
         assert there - before_there == inodes() - before
+
+
+LARGE = 9 * MIB
+
+
+def test_a_worker_answers_in_memory_that_its_pool_does_not_need():
+    with mh.ProcessExecutor(1) as pool:
+        pool.submit(abs, -1).result(timeout=30)
+        before = inodes()
+        pool.submit(mapped_kind, make_block(LARGE)).result(timeout=30)
+        of_arguments = inodes() - before
+        assert len(of_arguments) == 1
+        for seed in range(4):
+            block = pool.submit(make_block, LARGE, seed).result(timeout=30)
+            assert inodes() - before == of_arguments
+            assert bytes(block.data) == pattern(LARGE, seed)
+            del block
+        # It is the pool's again.
+        assert pool.submit(mapped_kind, make_block(LARGE)).result(timeout=30)
+        assert inodes() - before == of_arguments
+
+
+def test_an_answer_in_the_memory_of_the_pool_is_the_callers_own_as_long_as_it_is_kept():
+    with mh.ProcessExecutor(1) as pool:
+        pool.submit(mapped_kind, make_block(LARGE)).result(timeout=30)
+        kept = pool.submit(make_block, LARGE, 3).result(timeout=30)
+        memoryview(kept.data)[:4] = b"mine"
+        for seed in range(3):
+            assert pool.submit(mapped_kind, make_block(LARGE, seed)).result(timeout=30)
+            assert bytes(pool.submit(make_block, LARGE, 90 + seed).result(timeout=30).data) == pattern(
+                LARGE, 90 + seed
+            )
+    assert bytes(kept.data) == b"mine" + pattern(LARGE, 3)[4:]
+
+
+def test_a_fork_keeps_an_answer_in_the_memory_of_the_pool():
+    with mh.ProcessExecutor(1) as pool:
+        pool.submit(mapped_kind, make_block(LARGE)).result(timeout=30)
+        block = pool.submit(make_block, LARGE, 3).result(timeout=30)
+        there, here = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.read(there[0], 1)
+            os.write(here[1], b"y" if bytes(block.data) == pattern(LARGE, 3) else b"n")
+            os._exit(0)
+        del block
+        gc.collect()
+        for seed in range(3):
+            pool.submit(mapped_kind, make_block(LARGE, 50 + seed)).result(timeout=30)
+            pool.submit(make_block, LARGE, 70 + seed).result(timeout=30)
+        os.write(there[1], b"-")
+        assert os.read(here[0], 1) == b"y"
+        os.waitpid(child, 0)
+        for end in (*there, *here):
+            os.close(end)
+
+
+class Fatal:
+    """Ends its process in the midst of being pickled."""
+
+    def __reduce__(self):
+        os._exit(3)
+
+
+def end_while_answering():
+    return Block(bytearray(LARGE)), Fatal()
+
+
+def test_what_a_worker_was_offered_when_it_died_is_used_again():
+    with mh.ProcessExecutor(1) as pool:
+        pool.submit(abs, -1).result(timeout=30)
+        before = len(inodes())
+        for seed in range(3):
+            pool.submit(mapped_kind, make_block(LARGE)).result(timeout=30)
+            assert isinstance(pool.submit(end_while_answering).exception(timeout=30), mh.WorkerDied)
+            block = pool.submit(make_block, LARGE, seed).result(timeout=30)
+            assert bytes(block.data) == pattern(LARGE, seed)
+            del block
+        # What the pool has in common with its one worker, and at most two that it keeps.
+        assert len(inodes()) <= before + 2
+
+
+def test_calls_that_follow_each_other_closely_do_not_share_memory():
+    with mh.ProcessExecutor(1) as pool:
+        for round_ in range(2):
+            sent = [pool.submit(echo, make_block(LARGE, seed)) for seed in (1, 2)]
+            made = [pool.submit(make_block, LARGE, seed) for seed in (11, 12, 13)]
+            sent += [pool.submit(echo, make_block(LARGE, seed)) for seed in (3, 4)]
+            blocks = [future.result(timeout=30) for future in (*sent, *made)]
+            expected = [pattern(LARGE, seed) for seed in (1, 2, 3, 4, 11, 12, 13)]
+            assert [bytes(block.data) for block in blocks] == expected, round_

@@ -27,7 +27,7 @@ def lower():
 
 with mh.ProcessExecutor(1, initializer=lower) as pool:
     assert pool.submit(len, bytes(8 << 20)).result(timeout=20) == 8 << 20
-    answer = pool.submit(bytes, 8 << 20).exception(timeout=20)
+    answer = pool.submit(bytes, 32 << 20).exception(timeout=20)
     print(type(answer).__name__, answer)
     assert pool.submit(abs, -1).result(timeout=20) == 1
     lower()

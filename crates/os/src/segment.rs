@@ -71,6 +71,14 @@ impl Segment {
         Self::new(fd, Pages::OnDemand)
     }
 
+    /// Maps a segment that somebody else made, to fill it: with all of its pages.
+    ///
+    /// # Errors
+    /// As [`from_fd`](Self::from_fd).
+    pub fn from_fd_at_once(fd: OwnedFd) -> io::Result<Self> {
+        Self::new(fd, Pages::AtOnce)
+    }
+
     fn new(fd: OwnedFd, pages: Pages) -> io::Result<Self> {
         let mapping = Mapping::of_sealed(fd.as_fd(), pages)?;
         Ok(Self { number: NEXT.fetch_add(1, Ordering::Relaxed), mapping, file: fd.into() })

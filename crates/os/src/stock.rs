@@ -23,6 +23,8 @@ pub struct Stock {
     /// The one that was used last is the last.
     unused: Mutex<Vec<Segment>>,
     lent: AtomicUsize,
+    /// At least the size of the largest, for a look without the lock.
+    bound: AtomicUsize,
 }
 
 impl Stock {
@@ -48,14 +50,34 @@ impl Stock {
         })
     }
 
-    /// The smallest that is large enough, and not so large that most of it would be wasted.
+    /// Whether one of `len` bytes or more is unused, perhaps.
+    #[must_use]
+    pub fn may_have(&self, len: usize) -> bool {
+        self.bound.load(Ordering::Relaxed) >= len
+    }
+
+    /// Whether [`take`](Self::take) finds one that is unused.
+    #[must_use]
+    pub fn has(&self, len: usize) -> bool {
+        fitting(&self.unused(), len).is_some()
+    }
+
+    /// Lends the largest that is unused, if it has `least` bytes, until the loan is dropped.
+    pub fn lend_unused(self: &Arc<Self>, least: usize) -> Option<Loan> {
+        let mut unused = self.unused();
+        let index = (0..unused.len()).max_by_key(|&index| unused[index].len());
+        let Some(index) = index.filter(|&index| unused[index].len() >= least) else {
+            self.bound.store(least.saturating_sub(1), Ordering::Relaxed);
+            return None;
+        };
+        let segment = Some(unused.remove(index));
+        self.lent.fetch_add(1, Ordering::Relaxed);
+        Some(Loan { segment, stock: Arc::clone(self), is_spoilt: AtomicBool::new(false) })
+    }
+
     fn take_unused(&self, len: usize) -> Option<Segment> {
         let mut unused = self.unused();
-        let fitting = unused
-            .iter()
-            .enumerate()
-            .filter(|(_, segment)| (len..=len.saturating_mul(2)).contains(&segment.len()));
-        let (index, _) = fitting.min_by_key(|(_, segment)| segment.len())?;
+        let index = fitting(&unused, len)?;
         Some(unused.remove(index))
     }
 
@@ -64,6 +86,7 @@ impl Stock {
         let mut dropped = Vec::new();
         {
             let mut unused = self.unused();
+            self.bound.fetch_max(segment.len(), Ordering::Relaxed);
             unused.push(segment);
             let mut bytes: usize = unused.iter().map(Segment::len).sum();
             while unused.len() > MOST_UNUSED || bytes > MOST_BYTES {
@@ -138,6 +161,15 @@ impl Drop for Loan {
             self.stock.put(segment);
         }
     }
+}
+
+/// The place of the smallest that is large enough, and not so large that most of it would be wasted.
+fn fitting(unused: &[Segment], len: usize) -> Option<usize> {
+    let fitting = unused
+        .iter()
+        .enumerate()
+        .filter(|(_, segment)| (len..=len.saturating_mul(2)).contains(&segment.len()));
+    fitting.min_by_key(|(_, segment)| segment.len()).map(|(index, _)| index)
 }
 
 /// A size that messages of about this size have in common: up to an eighth more, and up to a mebibyte.
@@ -216,6 +248,21 @@ mod tests {
         assert!(stock.lend(1, true).is_ok());
         drop(loans);
         assert!(stock.lend(1, false).is_ok());
+    }
+
+    #[test]
+    fn the_largest_is_lent_to_whoever_may_need_it() {
+        let stock = Arc::new(Stock::default());
+        for len in [100_000, 300_000, 200_000] {
+            stock.put(Segment::create(len).unwrap());
+        }
+        assert!(stock.may_have(300_000) && !stock.may_have(300_001));
+        let loan = stock.lend_unused(1).unwrap();
+        assert_eq!(loan.segment().len(), 300_000);
+        assert!(stock.lend_unused(250_000).is_none() && !stock.may_have(250_000));
+        assert!(stock.has(150_000) && !stock.has(250_000));
+        drop(loan);
+        assert!(stock.has(250_000) && stock.may_have(300_000));
     }
 
     #[test]

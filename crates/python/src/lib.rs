@@ -23,6 +23,7 @@ mod loop_crew;
 mod map;
 mod message;
 mod native;
+mod offer;
 mod outcome;
 mod parcel;
 mod pickle;

@@ -24,8 +24,9 @@ const SPREADS: u8 = 2;
 const IS_TIMED: u8 = 4;
 const IS_LARGE: u8 = 128;
 const NO_SLOT: u8 = u8::MAX;
+const YOURS: u8 = u8::MAX - 1;
 
-/// Where a large pickle lies: in memory of the process that sends the message.
+/// Where a large pickle lies: in memory of the process that sends the message, nearly always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) descriptor: u32,
@@ -33,17 +34,24 @@ pub(crate) struct Place {
     pub(crate) slot: Option<u8>,
     /// Of which segment of the sender's it is the memory, if that is worth remembering.
     pub(crate) number: Option<u64>,
+    /// In memory that the receiver has [offered](crate::offer).
+    pub(crate) is_yours: bool,
 }
 
 impl Place {
+    pub(crate) const fn yours() -> Self {
+        Self { descriptor: 0, slot: None, number: None, is_yours: true }
+    }
+
     pub(crate) fn new(segment: &Segment, slot: Option<u8>, is_memorable: bool) -> Self {
         // A descriptor that is open is not negative.
         let descriptor = segment.fd().as_raw_fd().cast_unsigned();
-        Self { descriptor, slot, number: is_memorable.then(|| segment.number()) }
+        Self { descriptor, slot, number: is_memorable.then(|| segment.number()), is_yours: false }
     }
 
     pub(crate) fn encode(self) -> [u8; 13] {
-        let mut bytes = [self.slot.unwrap_or(NO_SLOT); 13];
+        let no_slot = if self.is_yours { YOURS } else { NO_SLOT };
+        let mut bytes = [self.slot.unwrap_or(no_slot); 13];
         bytes[..4].copy_from_slice(&self.descriptor.to_le_bytes());
         bytes[5..].copy_from_slice(&self.number.unwrap_or(0).to_le_bytes());
         bytes
@@ -51,8 +59,10 @@ impl Place {
 
     fn read(mut reader: Reader<'_>) -> Option<Self> {
         let descriptor = reader.u32()?;
-        let slot = Some(reader.byte()?).filter(|slot| *slot != NO_SLOT);
-        Some(Self { descriptor, slot, number: Some(reader.u64()?).filter(|number| *number != 0) })
+        let slot = reader.byte()?;
+        let number = Some(reader.u64()?).filter(|number| *number != 0);
+        let is_yours = slot == YOURS;
+        Some(Self { descriptor, slot: Some(slot).filter(|slot| *slot < YOURS), number, is_yours })
     }
 }
 

@@ -230,7 +230,10 @@ impl Pool {
                 Crew::Processes(_) => Model::Processes,
             },
             functions: Functions::default(),
-            stock: Arc::default(),
+            stock: match &crew {
+                Crew::Processes(crew) => Arc::clone(&crew.stock),
+                Crew::Threads(_) | Crew::Loops(_) => Arc::default(),
+            },
             over: Latch::default(),
             spawn,
             shared: Mutex::new(Shared {

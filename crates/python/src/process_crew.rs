@@ -26,6 +26,7 @@ use manyhands_os::clock;
 use manyhands_os::event::Event;
 use manyhands_os::ring::{self, Consumer, Producer, PushError};
 use manyhands_os::segment::Segment;
+use manyhands_os::stock::Stock;
 use pyo3::prelude::*;
 
 use crate::bulk::{self, Batch, Bulk, Manner};
@@ -35,6 +36,7 @@ use crate::detail::Detail;
 use crate::draft;
 use crate::future::Future;
 use crate::message::{self, Place, Task};
+use crate::offer::Offer;
 use crate::parcel::{Arguments, Function, Parcel};
 use crate::slots::{Freed, Slots};
 use crate::view::{Known, Lender, MEMORABLE};
@@ -54,6 +56,8 @@ pub(crate) const RETIRED: usize = STOPPED + 1;
 /// of the worker's, those that the pool does not look into; and of each those that must not be used again.
 pub(crate) const ARGUMENTS: Freed = Freed { free: RETIRED + 1, spoilt: RETIRED + 2 };
 pub(crate) const RESULTS: Freed = Freed { free: RETIRED + 3, spoilt: RETIRED + 4 };
+/// The descriptor of what the pool [offers](crate::offer), and one more; 0 for nothing.
+pub(crate) const OFFER: usize = RETIRED + 5;
 /// Where a worker writes down [how far it is](crate::draft) in a batch.
 pub(crate) const DRAFT: usize = RELEASED + 8;
 pub(crate) const SEGMENT: usize = DRAFT * 8 + draft::BYTES;
@@ -105,12 +109,13 @@ pub(crate) struct ProcessHand {
     process: Mutex<Process>,
     /// Segments of the worker's.
     known: Known,
+    pub(crate) offer: Offer,
     /// Its rings hold what nobody can have put there: nothing is read from it any more.
     is_mad: AtomicBool,
 }
 
 impl ProcessHand {
-    fn new() -> io::Result<(Arc<Self>, Producer)> {
+    fn new(stock: Arc<Stock>) -> io::Result<(Arc<Self>, Producer)> {
         let segment = Arc::new(Segment::create(SEGMENT)?);
         for offset in [0, RING] {
             ring::initialise(&segment, offset, RING).map_err(io::Error::other)?;
@@ -124,6 +129,7 @@ impl ProcessHand {
             results: Mutex::new(results),
             process: Mutex::default(),
             known: Known::default(),
+            offer: Offer::new(stock),
             is_mad: AtomicBool::new(false),
         };
         Ok((Arc::new(hand), tasks))
@@ -340,6 +346,10 @@ impl Worker {
             Err(error) => return Err((Box::new(flight), Refusal::Unsendable(error))),
         };
         flight.slot = place.and_then(|place| place.slot);
+        let is_call = matches!(flight.freight, Freight::Call { .. }) && self.concurrency.is_none();
+        if is_call && place.is_none() && self.flights.is_empty() {
+            self.hand.offer.make(&self.hand.segment);
+        }
         let encoded = place.map(Place::encode);
         let function = flight.freight.function();
         let number = function.number;
@@ -464,6 +474,9 @@ impl Worker {
     /// Takes the first task, which was answered or has failed with its worker.
     pub(crate) fn answered(&mut self, now: Tick) -> Option<Flight> {
         let flight = self.flights.pop_front();
+        if self.flights.is_empty() {
+            self.hand.offer.withdraw(&self.hand.segment);
+        }
         self.front_began(now);
         flight
     }
@@ -523,6 +536,8 @@ pub(crate) struct ProcessCrew {
     max: usize,
     /// How many coroutines each worker has in flight, if that is what they run.
     pub(crate) concurrency: Option<usize>,
+    /// Memory for large arguments.
+    pub(crate) stock: Arc<Stock>,
     pub(crate) workers: Vec<Worker>,
     /// Wakes the supervisor; workers signal it, too.
     pub(crate) event: Arc<Event>,
@@ -553,6 +568,7 @@ impl ProcessCrew {
         Ok(Self {
             max,
             concurrency,
+            stock: Arc::default(),
             workers: Vec::new(),
             event: Arc::new(Event::new()?),
             is_supervised: false,
@@ -710,7 +726,7 @@ impl ProcessCrew {
 
     /// Makes a worker, whose process is still to be started.
     pub(crate) fn add_worker(&mut self) -> io::Result<Arc<ProcessHand>> {
-        let (hand, tasks) = ProcessHand::new()?;
+        let (hand, tasks) = ProcessHand::new(Arc::clone(&self.stock))?;
         self.next_name += 1;
         self.workers.push(Worker {
             hand: Arc::clone(&hand),

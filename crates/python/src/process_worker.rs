@@ -23,6 +23,7 @@ use crate::enter::Turn;
 use crate::lines::{Lines, STREAMS};
 use crate::message::{self, Content, Order, Place, Task};
 use crate::native;
+use crate::offer;
 use crate::parcel::{self, Culprit};
 use crate::pickle::{Parts, Pickled, Weight};
 use crate::pool;
@@ -327,9 +328,8 @@ impl ProcessWorker {
     ) -> PyResult<()> {
         let answered = match pickled {
             Pickled::Small(bytes) => self.answer(py, body, serial, &[&header(false), &bytes]),
-            Pickled::Large(parts) => {
-                place(py, body, parts).and_then(|place| self.push(py, &[&header(true), &place.encode()]))
-            }
+            Pickled::Large(parts) => place(py, body, self.parent, parts)
+                .and_then(|place| self.push(py, &[&header(true), &place.encode()])),
         };
         match answered {
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
@@ -426,8 +426,15 @@ impl ProcessWorker {
 }
 
 /// Copies a large answer to where the pool can read it.
-fn place(py: Python<'_>, body: &mut Body, parts: Parts) -> PyResult<Place> {
+fn place(py: Python<'_>, body: &mut Body, parent: i32, parts: Parts) -> PyResult<Place> {
     body.forget_read();
+    if parts.len() >= offer::LEAST
+        && !body.stock.has(parts.len())
+        && let Some(mut segment) = offer::accept(&body.control.0, parent, parts.len())
+    {
+        parts.fill(py, &mut segment)?;
+        return Ok(Place::yours());
+    }
     let mut segment = parts.take_from(py, &body.stock)?;
     parts.fill(py, &mut segment)?;
     let is_memorable = parts.is_memorable();

@@ -651,12 +651,18 @@ impl Supervisor {
 
 /// A large answer, where the worker has put it.
 fn open_reply(hand: &Arc<ProcessHand>, has_failed: bool, place: Place) -> Result<Reply, String> {
-    let pid = hand.process().pid.ok_or("it answered before it was started")?;
-    let lender: Arc<dyn Lender> = Arc::<ProcessHand>::clone(hand);
-    let opened = Bundle::open(pid, place, Writes::Private, &lender);
-    if place.slot.is_none() {
-        hand.release();
-    }
+    let opened = if place.is_yours {
+        let loan = hand.offer.accepted(&hand.segment);
+        Bundle::of_own(loan.ok_or("it answered in memory that it was not offered")?)
+    } else {
+        let pid = hand.process().pid.ok_or("it answered before it was started")?;
+        let lender: Arc<dyn Lender> = Arc::<ProcessHand>::clone(hand);
+        let opened = Bundle::open(pid, place, Writes::Private, &lender);
+        if place.slot.is_none() {
+            hand.release();
+        }
+        opened
+    };
     Ok(match opened {
         Ok(bundle) => Reply { has_failed, content: Received::Large(bundle) },
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error.to_string()),

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use manyhands_engine::parts::Layout;
 use manyhands_os::segment::{Segment, View, Writes};
+use manyhands_os::stock::Loan;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -79,24 +80,45 @@ impl Known {
     }
 }
 
+/// Whose memory it is.
+enum Owner {
+    Other {
+        lender: Weak<dyn Lender>,
+        slot: Option<u8>,
+    },
+    /// This process's own, in which another has written.
+    This(Loan),
+}
+
 /// Memory that is given back when it is dropped.
 struct Borrowed {
     /// There until the drop.
     view: Option<Arc<View>>,
-    lender: Weak<dyn Lender>,
-    slot: Option<u8>,
+    owner: Owner,
     forks: u32,
     generation: u32,
+}
+
+impl Borrowed {
+    fn new(owner: Owner) -> Self {
+        let (forks, generation) = (FORKS.load(Ordering::Relaxed), pool::fork_generation());
+        Self { view: None, owner, forks, generation }
+    }
 }
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
         let len = self.view.take().map_or(0, |view| view.len());
-        if self.generation != pool::fork_generation() {
-            return;
-        }
-        if let (Some(slot), Some(lender)) = (self.slot, self.lender.upgrade()) {
-            lender.give_back(slot, len, self.forks != FORKS.load(Ordering::Relaxed));
+        let is_child = self.generation != pool::fork_generation();
+        let is_spoilt = self.forks != FORKS.load(Ordering::Relaxed);
+        match &self.owner {
+            Owner::Other { lender, slot: Some(slot) } if !is_child => {
+                if let Some(lender) = lender.upgrade() {
+                    lender.give_back(*slot, len, is_spoilt);
+                }
+            }
+            Owner::This(loan) if is_child || is_spoilt => loan.spoil(),
+            Owner::Other { .. } | Owner::This(_) => {}
         }
     }
 }
@@ -112,14 +134,18 @@ impl Bundle {
     /// Opens what process `pid` has put there. Whatever comes of it, the place is given back once.
     pub(crate) fn open(pid: i32, place: Place, writes: Writes, lender: &Arc<dyn Lender>) -> io::Result<Self> {
         let writes = if place.number.is_some() { Writes::Refused } else { writes };
-        let mut borrowed = Borrowed {
-            view: None,
-            lender: Arc::downgrade(lender),
-            slot: place.slot,
-            forks: FORKS.load(Ordering::Relaxed),
-            generation: pool::fork_generation(),
-        };
+        let borrowed = Borrowed::new(Owner::Other { lender: Arc::downgrade(lender), slot: place.slot });
         let view = lender.known().view(pid, place, writes)?;
+        Self::new(borrowed, view, writes)
+    }
+
+    /// Opens what another process has put into memory of this one.
+    pub(crate) fn of_own(loan: Loan) -> io::Result<Self> {
+        let view = View::from_fd(loan.segment().fd(), Writes::Private).map(Arc::new)?;
+        Self::new(Borrowed::new(Owner::This(loan)), view, Writes::Private)
+    }
+
+    fn new(mut borrowed: Borrowed, view: Arc<View>, writes: Writes) -> io::Result<Self> {
         let layout = Layout::read(view.len(), |index| view.word(index))
             .filter(|layout| !layout.parts().is_empty())
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "found no message in the segment"))?;
