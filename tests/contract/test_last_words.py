@@ -5,6 +5,8 @@ import ctypes
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -54,6 +56,22 @@ def test_a_crash_says_where_it_was(pool, number):
     assert error.frame == line_of(crash, 1)
     assert f"last seen in {Path(__file__).name}:" in str(error)
     assert (error.index, error.item) == (None, None)
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_who_has_enabled_faulthandler_reads_of_a_workers_crash_in_stderr(is_enabled):
+    program = (
+        "import os, signal, manyhands as mh\n"
+        "def crash(): os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "if __name__ == '__main__':\n"
+        "    with mh.ProcessExecutor(1) as pool: print(pool.submit(crash).exception().frame)\n"
+    )
+    options = ["-X", "faulthandler"] if is_enabled else []
+    ran = subprocess.run(
+        [sys.executable, *options, "-c", program], capture_output=True, text=True, timeout=50, check=True
+    )
+    assert ran.stdout == "<string>:2, in crash\n"
+    assert ("Fatal Python error: Segmentation fault" in ran.stderr) == is_enabled
 
 
 def test_a_crash_in_c_says_from_where_that_was_called(pool):

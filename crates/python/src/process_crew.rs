@@ -12,6 +12,7 @@
 //! Everything here happens under the pool's lock and without the interpreter. Tasks are pushed by whoever holds the lock
 //! when there is room: a submitting thread, or the [supervisor](crate::supervisor), which alone reads results.
 
+use std::cell::OnceCell;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -88,6 +89,8 @@ pub(crate) struct Process {
     /// Is told what the worker says besides its answers: `hear(kind, bytes)`.
     pub(crate) hear: Option<Py<PyAny>>,
     pub(crate) ended: Option<Ended>,
+    /// Where its task was, once somebody has looked.
+    pub(crate) last_frame: OnceCell<Option<String>>,
 }
 
 /// How a process ended.

@@ -750,8 +750,21 @@ fn worker_died(py: Python<'_>, hand: &ProcessHand, flight: &Flight, ended: Ended
     Ok(error)
 }
 
-/// Where a worker's task was when it was ended.
+/// Where a worker's task was when it was ended; read once, however many tasks went with it.
 fn last_frame(py: Python<'_>, hand: &ProcessHand) -> Option<String> {
+    let known = hand.process().last_frame.get().cloned();
+    known.unwrap_or_else(|| {
+        let frame = read_last_frame(py, hand);
+        let process = hand.process();
+        if process.ended.is_some() {
+            // Nobody else reads it: the supervisor is one thread.
+            let _ = process.last_frame.set(frame.clone());
+        }
+        frame
+    })
+}
+
+fn read_last_frame(py: Python<'_>, hand: &ProcessHand) -> Option<String> {
     let written = hand.slate.read(0, hand.slate.len()).ok()?;
     let written = written.split(|byte| *byte == 0).next().filter(|written| !written.is_empty())?;
     error::last_frame(py, "of_worker", (PyBytes::new(py, written),))

@@ -30,6 +30,7 @@ _LOOPS = {
     (f"{_STANDARD}threading.py", "run"),
 }
 """What calls tasks."""
+_CRASH = "Fatal Python error: "
 _HEADING = "(most recent call first):\n"
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)\n')
 _MOST_AWAITS = 1000
@@ -38,10 +39,9 @@ _MOST_AWAITS = 1000
 
 def write_to(fd: int) -> None:
     """Have this process's last frame written there, by whatever signal it ends; in this process alone."""
-    if not faulthandler.is_enabled():
-        # Whoever enabled it wants to read it elsewhere.
-        faulthandler.enable(fd, all_threads=False)
-        os.register_at_fork(after_in_child=faulthandler.disable)
+    # Whoever has enabled it for all processes reads it in the parent's stderr: see `of_worker`.
+    faulthandler.enable(fd, all_threads=False)
+    os.register_at_fork(after_in_child=faulthandler.disable)
     # Then the signal takes its usual course.
     faulthandler.register(signal.SIGTERM, fd, all_threads=False, chain=True)
     os.register_at_fork(after_in_child=lambda: faulthandler.unregister(signal.SIGTERM))
@@ -49,7 +49,10 @@ def write_to(fd: int) -> None:
 
 def of_worker(written: bytes) -> str | None:
     """Return what a worker wrote, as "file:line, in function"; None if it was in no task's frame."""
-    _, _, trace = written.decode("utf-8", "replace").rpartition(_HEADING)
+    text = written.decode("utf-8", "replace")
+    if text.startswith(_CRASH) and faulthandler.is_enabled():
+        sys.stderr.write(text)
+    _, _, trace = text.rpartition(_HEADING)
     frames = [_Frame(filename, line, function) for filename, line, function in _FRAME.findall(trace)]
     return None if _is_idle_loop(frames) else _innermost(frames)
 
