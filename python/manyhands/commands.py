@@ -358,9 +358,9 @@ def _checked(command: Any) -> list[_Argument]:
 
 def _explain(error: OSError, command: list[_Argument], cwd: str | os.PathLike[str] | None) -> NoReturn:
     """Raise the same error, in words that say what is missing."""
-    program = os.fsdecode(command[0])
+    program = missing = os.fsdecode(command[0])
     if cwd is not None and not Path(cwd).is_dir():
-        reason = f"found no directory {os.fspath(cwd)!r} to run it in"
+        reason, missing = f"found no directory {os.fspath(cwd)!r} to run it in", os.fspath(cwd)
     elif isinstance(error, FileNotFoundError) and Path(program).exists() and os.sep in program:
         reason = "found no interpreter of the name in its first line"
     elif isinstance(error, FileNotFoundError):
@@ -371,7 +371,7 @@ def _explain(error: OSError, command: list[_Argument], cwd: str | os.PathLike[st
         reason = "found neither a program of this machine nor a script whose first line begins with #!"
     else:
         reason = error.strerror or str(error)
-    raise type(error)(error.errno, f"could not run `{_shown(command)}`: {reason}", program) from None
+    raise type(error)(error.errno, f"could not run `{_shown(command)}`: {reason}", missing) from None
 
 
 def _shown(command: object) -> str:

@@ -166,8 +166,10 @@ class TestFailures:
             mh.run_command([nonsense])
 
     def test_a_directory_that_is_not_there(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"found no directory '.*moon' to run it in"):
-            mh.run_command(["true"], cwd=tmp_path / "moon")
+        missing = tmp_path / "moon"
+        with pytest.raises(FileNotFoundError, match=r"found no directory '.*moon' to run it in") as caught:
+            mh.run_command(["true"], cwd=missing)
+        assert caught.value.filename == str(missing)
 
     def test_nonsense_in_the_options(self):
         with pytest.raises(ValueError, match="`grace`: found -1"):
