@@ -102,6 +102,22 @@ def test_short_items_travel_many_at_a_time(pool):
     assert max(pool.map(position, range(20_000))) > 100
 
 
+def test_short_items_travel_many_at_a_time_after_one_that_held_up_all_others(tmp_path):
+    """The second worker does what comes behind the first item, which waits for that."""
+
+    def position(number):
+        if number == 0:
+            while not (tmp_path / "behind").exists():
+                time.sleep(0.001)
+        elif number == 50:
+            (tmp_path / "behind").touch()
+        VARIABLE.set(VARIABLE.get(0) + 1)
+        return VARIABLE.get()
+
+    with mh.ProcessExecutor(2) as pool:
+        assert max(itertools.islice(mh.map(position, range(20_000), on=pool), 10_000, None)) > 100
+
+
 def test_long_items_do_not_wait_for_each_other(pool, tmp_path):
     """Two workers each have one of two items, or neither would end."""
 

@@ -236,20 +236,20 @@ impl Window {
 
     fn widen(&mut self) {
         self.size = (self.size * 2).min(self.widest);
+        self.is_widened = true;
     }
 
     /// The consumer has to wait: widens the window if the last one was gone too fast.
     fn starve(&mut self) {
-        let Some((delivered, began)) = &mut self.growth else { return };
-        if *delivered < self.size {
+        let Some((delivered, began)) = self.growth else { return };
+        if delivered < self.size {
             return;
         }
         let now = clock::now();
-        if now - *began < HAND_OVER && self.size < self.widest {
-            self.size = (self.size * 2).min(self.widest);
-            self.is_widened = true;
+        if now - began < HAND_OVER && self.size < self.widest {
+            self.widen();
         }
-        (*delivered, *began) = (0, now);
+        self.growth = Some((0, now));
     }
 }
 
