@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,52 @@ def test_an_interrupt_ends_a_map_at_once_with_one_traceback_and_no_orphan(seed):
         assert said.count("Traceback") == 1
         assert said.rstrip().endswith("KeyboardInterrupt")
         eventually(lambda: all(map(has_ended, family)), "the end of every descendant", 1.0)
+
+
+INTERRUPTED = """
+import asyncio, os, time
+import manyhands as mh
+
+def work(number):
+    os.write(1, b"ready\\n")
+    time.sleep(1000)
+
+async def wait(number):
+    os.write(1, b"ready\\n")
+    await asyncio.sleep(1000)
+
+{wait}
+"""
+
+WAYS_TO_WAIT = {
+    "a result": "with mh.ProcessExecutor(2) as pool: [pool.submit(work, n) for n in range(9)][0].result()",
+    "the executor's map": "with mh.ProcessExecutor(2) as pool: list(pool.map(work, range(9)))",
+    "the end of the block": "with mh.ProcessExecutor(2) as pool: [pool.submit(work, n) for n in range(9)]",
+    "no block": "pool = mh.ProcessExecutor(2); [pool.submit(work, n) for n in range(9)][0].result()",
+    "the end of the program": "pool = mh.ProcessExecutor(2); kept = [pool.submit(work, n) for n in range(9)]",
+    "coroutines": "with mh.ProcessExecutor(2, concurrency=1) as pool: pool.submit(wait, 1); "
+    "pool.submit(wait, 2).result()",
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_WAIT)
+def test_an_interrupt_ends_a_program_at_once_however_it_waits(way):
+    with program(INTERRUPTED.format(wait=WAYS_TO_WAIT[way])) as parent:
+        assert [parent.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        family = children(parent.pid)
+        os.kill(parent.pid, signal.SIGINT)
+        _, said = parent.communicate(timeout=20)
+        assert said.count("Traceback") == 1
+        assert "KeyboardInterrupt" in said.splitlines()[-1]
+        eventually(lambda: all(map(has_ended, family)), "the end of every descendant", 1.0)
+
+
+def test_an_interrupt_in_the_block_cancels_what_runs_and_what_waits():
+    with pytest.raises(KeyboardInterrupt), mh.ProcessExecutor(1) as pool:
+        futures = [pool.submit(time.sleep, 1000) for _ in range(3)]
+        eventually(futures[0].running, "a start")
+        raise KeyboardInterrupt
+    assert all(future.cancelled() for future in futures)
 
 
 def test_what_a_task_leaves_behind_is_ended_with_its_worker(tmp_path):

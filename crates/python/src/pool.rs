@@ -491,6 +491,22 @@ impl Pool {
         }
     }
 
+    /// Takes no more tasks, drops those that have not begun, and ends the worker processes that run some.
+    pub(crate) fn stop(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
+        if self.is_forked() {
+            return Ok(());
+        }
+        self.close(py, true);
+        let (calls, bulks) = match &self.shared().crew {
+            Crew::Processes(crew) => crew.at_work(py),
+            _ => Default::default(),
+        };
+        for future in &calls {
+            Future::cancel_now(future.bind(py));
+        }
+        bulks.iter().try_for_each(|bulk| self.give_up_bulk(py, bulk))
+    }
+
     fn wake_up(self: &Arc<Self>, py: Python<'_>, wakes: Vec<Wake>) {
         for wake in wakes {
             match wake {

@@ -822,6 +822,18 @@ impl ProcessCrew {
         given_up
     }
 
+    /// What the workers have: calls, and bulks of which they have items.
+    pub(crate) fn at_work(&self, py: Python<'_>) -> (Vec<Py<Future>>, Vec<Arc<Bulk>>) {
+        let (mut calls, mut bulks) = (Vec::new(), Vec::new());
+        for flight in self.workers.iter().flat_map(|worker| &worker.flights) {
+            match &flight.freight {
+                Freight::Call { future, .. } => calls.push(future.clone_ref(py)),
+                Freight::Batch(batch) => bulks.push(Arc::clone(&batch.bulk)),
+            }
+        }
+        (calls, bulks)
+    }
+
     /// Takes the items of `bulk` from the workers that have them; those that work on some are to be ended.
     pub(crate) fn give_up_bulk(&mut self, bulk: &Arc<Bulk>, mut queue: Queue<'_>) -> Vec<Arc<ProcessHand>> {
         let is_its = |flight: &Flight| matches!(&flight.freight, Freight::Batch(batch) if Arc::ptr_eq(&batch.bulk, bulk));

@@ -818,6 +818,11 @@ impl ProcessPool {
         self.pool.close(py, false);
     }
 
+    /// Take no more tasks into the pool, and end what it runs.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        self.pool.stop(py)
+    }
+
     /// Whether the pool has ended its workers.
     #[getter]
     fn is_over(&self) -> bool {

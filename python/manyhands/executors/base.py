@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -295,9 +296,18 @@ def _finish_all() -> None:
     pools = list(_process_pools)
     for hand in [*_all_hands.values(), *pools]:
         hand.close()
+    if _was_interrupted():
+        for pool in pools:
+            pool.stop()
     _join(_all_hands)
     for pool in pools:
         pool.wait_until_over()
+
+
+def _was_interrupted() -> bool:
+    """Whether Ctrl-C has ended the program. What was interrupted at a prompt is over long ago."""
+    last = getattr(sys, "last_type", None)
+    return last is not None and issubclass(last, KeyboardInterrupt) and not hasattr(sys, "ps1")
 
 
 try:

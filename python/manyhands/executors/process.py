@@ -175,6 +175,16 @@ class ProcessExecutor(Executor):
         if wait:
             self._process_pool().wait_until_over()
 
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for all tasks; when Ctrl-C was pressed, also while waiting, end them instead."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._process_pool().stop()
+        try:
+            self.shutdown()
+        except KeyboardInterrupt:
+            self._process_pool().stop()
+            raise
+
     @property
     def _threads(self) -> set[threading.Thread]:
         return set()
