@@ -368,6 +368,15 @@ def test_a_policy_shows_its_terms():
     assert shown == "Policy(timeout=1.5, total_timeout=9, retries=2, concurrency=3, priority=-1)"
 
 
+def test_a_policy_shows_how_it_retries():
+    policy = mh.Policy(retries=2, retry_on=(OSError, mh.WorkerDied), backoff=0.5, max_backoff=2, jitter=False)
+    shown = "retries=2, retry_on=(OSError, WorkerDied), backoff=0.5, max_backoff=2, jitter=False"
+    assert repr(policy) == f"Policy({shown})"
+    assert repr(mh.Policy(retry_on=OSError, backoff=99)) == "Policy(retry_on=OSError, backoff=99)"
+    assert repr(mh.Policy(retry_on=(OSError,))) == "Policy(retry_on=(OSError,))"
+    assert repr(mh.Policy(retry_on=callable)) == "Policy(retry_on=<built-in function callable>)"
+
+
 def test_a_policy_shows_its_rate_as_it_was_written():
     assert repr(mh.Policy(rate="100/m")) == "Policy(rate='100/m')"
     assert repr(mh.Policy(rate=2.5)) == "Policy(rate=2.5)"

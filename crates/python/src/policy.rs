@@ -185,6 +185,19 @@ impl Policy {
         if self.rules.retries > 0 {
             part("retries", self.rules.retries.to_string());
         }
+        if let Some(retry_on) = &self.retry_on {
+            part("retry_on", in_short(retry_on.bind(py))?);
+        }
+        let (Backoff { base, cap, jitter, .. }, defaults) = (self.rules.backoff, Backoff::default());
+        if base != defaults.base {
+            part("backoff", base.as_secs_f64().to_string());
+        }
+        if cap != defaults.cap.max(base) {
+            part("max_backoff", cap.as_secs_f64().to_string());
+        }
+        if !jitter {
+            part("jitter", "False".to_owned());
+        }
         if let Some(rate) = &self.rate {
             part("rate", rate.bind(py).repr()?.to_string());
         }
@@ -201,6 +214,19 @@ impl Policy {
         visit.call(&self.retry_on)?;
         visit.call(&self.rate)
     }
+}
+
+/// A class by its name, a tuple of classes by theirs, and anything else as it shows itself.
+fn in_short(retry_on: &Bound<'_, PyAny>) -> PyResult<String> {
+    if let Ok(class) = retry_on.cast::<PyType>() {
+        return Ok(class.name()?.to_string());
+    }
+    if let Ok(classes) = retry_on.cast::<PyTuple>() {
+        let names = classes.iter().map(|class| in_short(&class)).collect::<PyResult<Vec<_>>>()?;
+        let end = if names.len() == 1 { "," } else { "" };
+        return Ok(format!("({}{end})", names.join(", ")));
+    }
+    Ok(retry_on.repr()?.to_string())
 }
 
 /// What is said when an option has the wrong type.
