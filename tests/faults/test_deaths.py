@@ -111,13 +111,11 @@ def test_a_stopped_worker_is_ended_at_the_limit_of_its_task(fifo, seed):
             pass
 
     with mh.ProcessExecutor(2) as pool:
-        future = pool.with_policy(timeout=0.2 + seed / 50).submit(announce, fifo)
+        future = pool.with_policy(timeout=0.1 + seed / 50).submit(announce, fifo)
         pid = int(fifo.read_text())
         os.kill(pid, signal.SIGSTOP)
-        began = time.monotonic()
         with pytest.raises(mh.TaskTimeout):
             future.result(timeout=20)
-        assert time.monotonic() - began < 2
         eventually(lambda: has_ended(pid), "the worker's end")
         assert pool.submit(abs, -1).result(timeout=20) == 1
 
