@@ -139,6 +139,22 @@ def test_force_frees_the_place_of_a_task_that_cannot_be_interrupted(gate):
         gate.open()
 
 
+def test_the_standard_wait_learns_that_a_running_task_was_cancelled(our_model, gate):
+    with our_model.make(workers=1) as pool, gate:
+        running = pool.submit(our_model.wait_at(gate))
+        gate.wait_for(1)
+        seen = []
+        waiting = threading.Thread(
+            target=lambda: seen.append(concurrent.futures.wait([running], timeout=15).done)
+        )
+        waiting.start()
+        assert running.cancel(force=True)
+        waiting.join()
+        # Before and after: the two learn of it by different ways.
+        assert [*seen, concurrent.futures.wait([running], timeout=15).done] == [{running}, {running}]
+        gate.open()
+
+
 def test_force_on_a_task_that_has_not_begun_is_a_cancellation(our_model, gate):
     with our_model.make(workers=1) as pool, gate:
         pool.submit(our_model.wait_at(gate))

@@ -218,7 +218,7 @@ impl<C, O, W> Cell<C, O, W> {
         Finish::Done(waiters)
     }
 
-    /// Pending → Cancelled; with `insist` also Running → Cancelled.
+    /// Pending → Cancelled; with `insist` also Running → `CancelledAndNotified`.
     pub fn cancel(&self, insist: bool, key: Key) -> Cancel<C, W> {
         let mut inner = lock(&self.inner);
         match inner.state {
@@ -231,7 +231,8 @@ impl<C, O, W> Cell<C, O, W> {
             return Cancel::Guarded;
         }
         let was_running = inner.state == State::Running;
-        inner.state = State::Cancelled;
+        // Nobody starts it any more, so nobody but us can say that it is over.
+        inner.state = if was_running { State::CancelledAndNotified } else { State::Cancelled };
         let call = inner.take_call();
         Cancel::Done { waiters: std::mem::take(&mut inner.waiters), call, was_running }
     }

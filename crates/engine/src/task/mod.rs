@@ -5,8 +5,9 @@
 //!   Pending ──────────▶ Running ──────────────▶ Finished
 //!      │  ▲───────────────┘ │ requeue (retry)
 //!      │                    │ cancel (forced)
-//!      ▼ cancel             ▼        start
-//!   Cancelled ◀─────────────┴─── Cancelled ────▶ CancelledAndNotified
+//!      ▼ cancel             ▼
+//!   Cancelled ──────▶ CancelledAndNotified
+//!              start
 //! ```
 //!
 //! The states and their meaning are PEP 3148's, plus the way back from Running to Pending that a retry takes.

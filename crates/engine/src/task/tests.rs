@@ -31,7 +31,7 @@ fn a_running_task_is_cancelled_only_by_who_insists() {
     assert_eq!(task.cancel(false, Key::None), Cancel::Refused(State::Running));
     assert_eq!(task.cancel(true, Key::None), Cancel::Done { waiters: vec![], call: None, was_running: true });
     assert_eq!(task.requeue("late"), Err("late"));
-    assert_eq!(task.finish(1, Key::None), Finish::Refused(1, State::Cancelled));
+    assert_eq!(task.finish(1, Key::None), Finish::Refused(1, State::CancelledAndNotified));
 }
 
 #[test]
