@@ -556,3 +556,22 @@ def test_a_fresh_interpreter_may_be_given_much_to_begin_with():
     kept = []
     with mh.ProcessExecutor(1, start="spawn", initializer=kept.append, initargs=(bytes(1 << 20),)) as pool:
         assert pool.submit(abs, -1).result() == 1
+
+
+def test_a_worker_has_the_arguments_of_the_program():
+    done = run_script(
+        "import sys\nimport manyhands as mh\n"
+        "sys.argv.append('more')\n"
+        "with mh.ProcessExecutor(1) as pool: print(pool.submit(lambda: sys.argv).result())\n"
+    )
+    assert (done.stdout, done.stderr) == ("['-c', 'more']\n", "")
+
+
+def test_a_program_whose_directory_is_gone_may_have_workers(tmp_path):
+    done = run_script(
+        "import os\nimport manyhands as mh\n"
+        "os.rmdir(os.getcwd())\n"
+        "with mh.ProcessExecutor(1) as pool: print(pool.submit(os.getcwd).result())\n",
+        cwd=tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("/\n", "")

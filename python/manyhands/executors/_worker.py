@@ -25,6 +25,7 @@ def main(
     parent: int,
     zygote: int,
     path: list[str],
+    arguments: list[str],
     directory: str,
     environment: dict[str, str],
     authkey: bytes | None,
@@ -44,6 +45,7 @@ def main(
         parent: The pid of the process whose pool it is.
         zygote: The pid of the process that started this one.
         path: ``sys.path`` of the parent.
+        arguments: Its ``sys.argv``.
         directory: The parent's working directory.
         environment: The parent's environment variables, and those that are meant for its workers.
         authkey: What connects to the ``multiprocessing`` managers of the parent, if it uses any.
@@ -66,6 +68,7 @@ def main(
     _core.become_subreaper()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.path[:] = path
+    sys.argv[:] = arguments
     _take_environment(environment)
     try:
         os.chdir(directory)

@@ -130,7 +130,7 @@ class ProcessExecutor(Executor):
             "runs_coroutines": concurrency is not None,
             "max_tasks": max_tasks_per_worker,
             "max_memory": memory,
-            "directory": os.getcwd(),  # noqa: PTH109
+            "directory": _directory(),
             "writable_arguments": writable_arguments,
             "initializer": None if initializer is None else _pickled(initializer, tuple(initargs)),
         }
@@ -150,6 +150,7 @@ class ProcessExecutor(Executor):
                 "levels": None if output == "inherit" else levels(),
                 "parent": os.getpid(),
                 "path": list(sys.path),
+                "arguments": list(getattr(sys, "argv", [])),
                 "environment": {**os.environ, **shares},
                 "authkey": _authkey(),
             }
@@ -197,6 +198,14 @@ def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> b
         path = path_to_culprit((initializer, initargs), "initializer", "initargs")
         place = "" if path is None else f", found at `{path}`"
         raise TypeError(f"could not send the initializer to worker processes: {error}{place}") from error
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        # Somebody has removed it; who needs it will say so.
+        return "/"
 
 
 def _authkey() -> bytes | None:
