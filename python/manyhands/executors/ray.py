@@ -98,6 +98,7 @@ class _Link:
 
     def __init__(self, ray: Any, context: Any, options: dict[str, Any]) -> None:
         self._ray, self._context = ray, context
+        self._is_ours = context is not None
         with self._entered():
             self._remote = ray.remote(**options)(_caller())
 
@@ -141,7 +142,9 @@ class _Link:
                 ) from error
 
     def close(self) -> None:
-        if self._context is not None:
+        # Once only: Ray would take the second time for the end of a connection that the program has itself.
+        if self._is_ours:
+            self._is_ours = False
             self._context.disconnect()
 
 
