@@ -54,8 +54,8 @@ def test_a_module_that_starts_workers_when_it_is_imported_is_told_so(run, use, o
     )
     assert 'under `if __name__ == "__main__":`' in last
     assert "jobs.py" in done.stderr
-    # The module itself, what its workers import, and no more.
-    assert 1 <= done.stdout.count("begun") <= 4
+    # The module itself, the zygote, a few workers until the pool gives up, and none of theirs.
+    assert 1 <= done.stdout.count("begun") <= 10
 
 
 def test_a_module_may_make_an_executor_and_use_it_later(run):
