@@ -34,7 +34,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from manyhands import _core
 
-__all__ = ["Ended", "Zygote", "ZygoteGone", "serve", "zygote"]
+__all__ = ["Ended", "Zygote", "ZygoteGone", "directory", "serve", "zygote"]
 
 _PACKET = 1 << 16
 """The largest message within a packet; a larger one travels in memory of its own."""
@@ -57,6 +57,14 @@ class Ended(NamedTuple):
 
 class ZygoteGone(RuntimeError):
     """The zygote has ended, so it could not start a worker."""
+
+
+def directory() -> str:
+    """Return the working directory; the root if it is gone, and who needs it will say so."""
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return "/"
 
 
 def _send(sock: socket.socket, message: Any, fds: Iterable[int] = ()) -> None:
@@ -119,6 +127,8 @@ class Zygote:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 env={**os.environ, **environment},
+                # Python 3.13 cannot load extension modules in one that is gone.
+                cwd=directory(),
             )
         self._socket = ours
         self._lock = threading.Lock()

@@ -14,7 +14,7 @@ from manyhands import _core
 from manyhands.executors._culprit import path_to_culprit
 from manyhands.executors._notes import Listener, levels
 from manyhands.executors._pickling import dumps_by_value
-from manyhands.executors._zygote import zygote
+from manyhands.executors._zygote import directory, zygote
 from manyhands.executors.base import Executor, _remember
 
 __all__ = ["ProcessExecutor"]
@@ -130,7 +130,7 @@ class ProcessExecutor(Executor):
             "runs_coroutines": concurrency is not None,
             "max_tasks": max_tasks_per_worker,
             "max_memory": memory,
-            "directory": _directory(),
+            "directory": directory(),
             "writable_arguments": writable_arguments,
             "initializer": None if initializer is None else _pickled(initializer, tuple(initargs)),
         }
@@ -198,14 +198,6 @@ def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> b
         path = path_to_culprit((initializer, initargs), "initializer", "initargs")
         place = "" if path is None else f", found at `{path}`"
         raise TypeError(f"could not send the initializer to worker processes: {error}{place}") from error
-
-
-def _directory() -> str:
-    try:
-        return os.getcwd()  # noqa: PTH109
-    except FileNotFoundError:
-        # Somebody has removed it; who needs it will say so.
-        return "/"
 
 
 def _authkey() -> bytes | None:
