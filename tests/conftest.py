@@ -1,4 +1,4 @@
-"""What every test shares: how hard hypothesis looks, which build is under test, and a context of its own."""
+"""What every test shares: how hard hypothesis looks, the build under test, warm workers, a context each."""
 
 import contextvars
 import os
@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis.internal.conjecture import junkdrawer
 
 import manyhands
+from manyhands.executors import process
 
 # The deadline is pytest's timeout: a busy machine is no reason for a property to fail.
 settings.register_profile("fast", max_examples=25, deadline=None)
@@ -15,6 +16,10 @@ settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "fast")
 # Else it measures garbage collections in Python code, where an interruption of a task may arrive and is lost.
 junkdrawer._gc_initialized = True
+
+# Workers import the module whose function they run; of what tests import, these take the longest by far.
+_zygote = process.zygote
+process.zygote = lambda preload, *rest: _zygote((*preload, "pytest", "hypothesis"), *rest)
 
 
 def pytest_report_header() -> str:
