@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import random
+import re
 import resource
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,15 @@ def held():
     }
 
 
+def descriptors():
+    """How many there are of each kind."""
+    kinds = Counter()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            kinds[re.sub(r"[0-9]+", "…", os.readlink(link))] += 1  # noqa: PTH115
+    return dict(kinds)
+
+
 def assert_no_more_is_held_than(before):
     """Fail unless it soon comes to that."""
 
@@ -113,7 +124,7 @@ def assert_no_more_is_held_than(before):
 
     with contextlib.suppress(AssertionError):
         eventually(lambda: not more(), "the end of what is left")
-    assert more() == {}
+    assert more() == {}, f"found open: {descriptors()}"
 
 
 @pytest.mark.parametrize("how", ["closed", "forgotten", "unused", "killed"])
