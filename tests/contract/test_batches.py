@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import manyhands as mh
@@ -504,6 +504,49 @@ def test_a_map_of_an_executor_keeps_no_result_that_it_has_handed_out(pool):
         alive = weakref.ref(value)
         del value
         assert alive() is None
+
+
+@pytest.mark.parametrize("at", [0, 1, 150, 298, 299])
+@pytest.mark.parametrize("how", ["executor", "map", "as finished"])
+def test_no_item_waits_behind_a_long_one_while_a_worker_is_idle(pool, tmp_path, how, at):
+    """The long one ends only when all others have been run."""
+    path = tmp_path / "ran"
+
+    def work(number):
+        if number != at:
+            note(path, number)
+            return number
+        while not path.exists() or len(noted(path)) < 299:
+            time.sleep(0.001)
+        return number
+
+    # They are known to be short, and so travel many at a time.
+    assert list(pool.map(same, range(3000))) == list(range(3000))
+    if how == "executor":
+        assert list(pool.map(work, range(300))) == list(range(300))
+    else:
+        is_ordered = how == "map"
+        assert sorted(mh.map(work, range(300), on=pool, ordered=is_ordered)) == list(range(300))
+    assert Counter(noted(path)) == Counter(number for number in range(300) if number != at)
+
+
+@pytest.mark.slow
+@given(longs=st.sets(st.integers(0, 1999), max_size=6))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_item_is_run_once_whatever_is_taken_from_whom(pool, tmp_path, longs):
+    path = tmp_path / f"{time.monotonic_ns()}"
+
+    def work(number):
+        note(path, number)
+        if number in longs:
+            time.sleep(0.004)
+        return number
+
+    figures = pool.statistics()
+    assert list(pool.map(work, range(2000))) == list(range(2000))
+    assert Counter(noted(path)) == Counter(range(2000))
+    after = pool.statistics()
+    assert (after.started - figures.started, after.queued) == (2000, 0)
 
 
 def test_each_item_that_waits_is_counted(tmp_path):

@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use manyhands_engine::claims;
 use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
 use pyo3::prelude::*;
@@ -214,7 +215,9 @@ impl Bulk {
         let mut state = self.state();
         state.unsettled = state.unsettled.saturating_sub(part.items.len());
         state.at_work = state.at_work.saturating_sub(part.items.len());
-        state.parts.insert(part.items.start, part);
+        if !part.items.is_empty() {
+            state.parts.insert(part.items.start, part);
+        }
         if state.unsettled == 0 {
             // The token knows its bulk: they would keep each other for ever.
             drop(state.token.take());
@@ -266,9 +269,24 @@ pub(crate) struct Batch {
     pub(crate) items: Range<usize>,
     /// How many it has answered.
     pub(crate) done: u32,
+    /// What was read of its draft: results that it will send all the same.
+    pub(crate) read: ReadAhead,
+    /// When to look into its draft.
+    pub(crate) next_look: Option<Tick>,
+}
+
+/// Results that were taken before they were sent: how many, and their bytes.
+#[derive(Default)]
+pub(crate) struct ReadAhead {
+    pub(crate) count: u32,
+    pub(crate) len: usize,
 }
 
 impl Batch {
+    pub(crate) fn new(bulk: &Arc<Bulk>, items: Range<usize>) -> Self {
+        Self { bulk: Arc::clone(bulk), items, done: 0, read: ReadAhead::default(), next_look: None }
+    }
+
     /// Takes the next `count` items, which were answered; `None` if there are not so many.
     pub(crate) fn take(&mut self, count: u32) -> Option<Range<usize>> {
         let end = self.items.start + count as usize;
@@ -280,10 +298,21 @@ impl Batch {
         self.done += count;
         Some(taken)
     }
+
+    /// Takes the items from the `first` on, counted from the batch's first; `None` if it is not among those that are left.
+    pub(crate) fn cut(&mut self, first: u32) -> Option<Range<usize>> {
+        let from = self.items.start + (first.checked_sub(self.done)?) as usize;
+        if from >= self.items.end {
+            return None;
+        }
+        let taken = from..self.items.end;
+        self.items.end = from;
+        Some(taken)
+    }
 }
 
 /// How many items of that length make a batch that takes `span`: at least one.
 pub(crate) fn batch_len(mean: Option<Duration>, span: Duration) -> usize {
     let fitting = mean.map_or(1, |mean| span.as_nanos() / mean.as_nanos().max(1));
-    usize::try_from(fitting).unwrap_or(usize::MAX).max(1)
+    usize::try_from(fitting).unwrap_or(usize::MAX).clamp(1, claims::MOST as usize)
 }

@@ -2,10 +2,13 @@
 //!
 //! A worker answers a batch when it is done with all of it. What it has done before it dies must not be lost with it,
 //! nor be done again: it writes each result down in the memory that it shares with its pool, and then, in one word, how
-//! many there are. Only the worker writes; the pool reads when the worker has ended.
+//! many there are. Only the worker writes; the pool reads when the worker has ended, or is long at one item.
+//!
+//! What the worker has not begun, the pool may [take](take_rest) at any time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use manyhands_engine::claims::Claims;
 use manyhands_os::segment::Segment;
 
 use crate::process_crew::DRAFT;
@@ -17,25 +20,36 @@ const ROOM: usize = 64 << 10;
 const SERIAL: usize = DRAFT;
 const SENT: usize = DRAFT + 1;
 const STATE: usize = DRAFT + 2;
-const RESULTS: usize = DRAFT + 3;
-pub(crate) const BYTES: usize = 3 * 8 + ROOM;
+/// How far the worker has [claimed](manyhands_engine::claims) the items.
+const CLAIMS: usize = DRAFT + 3;
+const RESULTS: usize = DRAFT + 4;
+pub(crate) const BYTES: usize = 4 * 8 + ROOM;
 
 /// The worker's side.
 pub(crate) struct Draft<'a>(&'a [AtomicU64]);
 
 impl<'a> Draft<'a> {
-    /// Begins the draft of a batch.
-    pub(crate) fn begin(segment: &'a Segment, serial: u64) -> Self {
+    /// Begins the draft of a batch of `items` items.
+    pub(crate) fn begin(segment: &'a Segment, serial: u64, items: u32) -> Self {
         let draft = Self(segment.words());
-        draft.clear(0);
+        draft.0[STATE].store(0, Ordering::Release);
         draft.0[SERIAL].store(serial, Ordering::Release);
+        draft.clear(0);
+        draft.0[CLAIMS].store(Claims::new(serial, items).word(), Ordering::Release);
         draft
+    }
+
+    /// Claims the next item; `false` if there is none that is still this worker's.
+    pub(crate) fn claim(&self) -> bool {
+        change(self.0, Claims::claim).is_some()
     }
 
     /// Forgets everything: `sent` items were sent.
     pub(crate) fn clear(&self, sent: u32) {
         self.0[STATE].store(0, Ordering::Release);
         self.0[SENT].store(sent.into(), Ordering::Release);
+        // Whoever sees results that are written from now on sees that, too: see `read`.
+        fence(Ordering::Release);
     }
 
     /// Notes that there are `done` results now, which are `bytes`; those before `from` are known.
@@ -59,21 +73,33 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// What a worker that has ended had done of the batch `serial`, of which `known` items were answered: how many more, and
-/// their results.
-pub(crate) fn read(segment: &Segment, serial: u64, known: u32) -> (u32, Vec<u8>) {
+fn change(words: &[AtomicU64], change: impl Fn(Claims) -> Option<Claims>) -> Option<Claims> {
+    let change = |word| change(Claims::from_word(word)).map(Claims::word);
+    // No data hangs on it, only who runs what.
+    words[CLAIMS].fetch_update(Ordering::AcqRel, Ordering::Acquire, change).ok().map(Claims::from_word)
+}
+
+/// Takes what the worker has not claimed of the batch `serial`: tells from which item on. `None` if it is not at that batch.
+pub(crate) fn take_rest(segment: &Segment, serial: u64) -> Option<u32> {
+    change(segment.words(), |claims| claims.cut(serial)).map(Claims::claimed)
+}
+
+/// What a worker has done of the batch `serial`, of which `sent` items were answered: how many more, and their results.
+pub(crate) fn read(segment: &Segment, serial: u64, sent: u32) -> (u32, Vec<u8>) {
     let words = segment.words();
     let state = words[STATE].load(Ordering::Acquire);
     let done = u32::try_from(state >> 32).unwrap_or(0);
     let len = usize::try_from(state & u64::from(u32::MAX)).unwrap_or(usize::MAX);
-    let is_its = words[SERIAL].load(Ordering::Relaxed) == serial;
-    // It may have ended between sending items and forgetting them.
-    let is_new = words[SENT].load(Ordering::Relaxed) == u64::from(known);
-    if !is_its || !is_new || len > ROOM {
+    if len > ROOM {
         return (0, Vec::new());
     }
     let results = words[RESULTS..].iter().take(len.div_ceil(8));
     let mut bytes: Vec<u8> = results.flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
     bytes.truncate(len);
-    (done, bytes)
+    // The worker may have gone on and written over what was just read; then it has said so before.
+    fence(Ordering::Acquire);
+    let is_its = words[SERIAL].load(Ordering::Relaxed) == serial;
+    // It may have sent items, and not have said so there yet.
+    let is_new = words[SENT].load(Ordering::Relaxed) == u64::from(sent);
+    if is_its && is_new { (done, bytes) } else { (0, Vec::new()) }
 }

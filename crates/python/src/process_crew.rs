@@ -71,6 +71,8 @@ const MOST_AHEAD: u32 = 256;
 const BATCH: Duration = Duration::from_millis(1);
 /// How many batches a worker has at once: one to work on, and one to go on with.
 const BATCHES: usize = 2;
+/// A batch that takes longer has items that are not like the others: an idle worker gets those that are not begun.
+pub(crate) const STUCK: Duration = Duration::from_millis(2);
 /// Work put ahead of a busy worker is taken back for an idle one if it would take longer than this.
 const WORTH_TAKING: Duration = Duration::from_micros(200);
 /// How long a worker's event loop may be blocked after it was told to cancel something.
@@ -259,6 +261,14 @@ impl Flight {
                 None => Ok(()),
             },
             Freight::Batch(_) => Ok(()),
+        }
+    }
+
+    /// When to look into its draft, if it is a batch that was begun.
+    pub(crate) fn next_look(&self) -> Option<Tick> {
+        match &self.freight {
+            Freight::Batch(batch) => batch.next_look.or(self.began.map(|began| began + STUCK)),
+            Freight::Call { .. } => None,
         }
     }
 
@@ -612,7 +622,7 @@ impl ProcessCrew {
                     if most > 0
                         && let Some(items) = bulk.carve(most, self.max)
                     {
-                        let freight = Freight::Batch(Batch { bulk: Arc::clone(&bulk), items, done: 0 });
+                        let freight = Freight::Batch(Batch::new(&bulk, items));
                         self.push(index, freight, age, now, &mut queue, &mut dispatched);
                     }
                     queue.put_back(&bulk, task, age);
@@ -909,7 +919,8 @@ impl ProcessCrew {
         let of_worker = |worker: &Worker| {
             let at_once = if worker.concurrency.is_some() { usize::MAX } else { 1 };
             let deadlines = worker.flights.iter().take(at_once).filter_map(|flight| flight.deadline);
-            deadlines.chain(worker.deaf_since.map(|since| since + DEAF)).min()
+            let look = worker.flights.front().and_then(Flight::next_look);
+            deadlines.chain(worker.deaf_since.map(|since| since + DEAF)).chain(look).min()
         };
         running.filter_map(of_worker).min()
     }
@@ -934,7 +945,7 @@ impl ProcessCrew {
         // A worker that is there keeps its first task, or two idle ones would pass it to each other for ever.
         let spare = longest.flights.len().saturating_sub(usize::from(longest.is_ready));
         if ahead.min(spare) == 0 {
-            return Err(None);
+            return self.cut_batch(queue, now);
         }
         let length = longest.mean.unwrap_or(AHEAD) * u32::try_from(ahead).unwrap_or(u32::MAX);
         let began = longest.flights.front().and_then(|front| front.began).unwrap_or(now);
@@ -945,6 +956,29 @@ impl ProcessCrew {
             queue.give_back(flight);
         }
         Ok(())
+    }
+
+    /// Takes for an idle worker what another has not begun of a batch that takes long; see [`level`](Self::level).
+    fn cut_batch(&mut self, mut queue: Queue<'_>, now: Tick) -> Result<(), Option<Tick>> {
+        let mut next: Option<Tick> = None;
+        for worker in self.workers.iter_mut().filter(|worker| worker.is_ready) {
+            let Some(flight) = worker.flights.front_mut() else { continue };
+            let (Freight::Batch(batch), Some(began)) = (&mut flight.freight, flight.began) else { continue };
+            if batch.items.len() < 2 {
+                continue;
+            }
+            if now < began + STUCK {
+                next = Some(next.map_or(began + STUCK, |at| at.min(began + STUCK)));
+                continue;
+            }
+            let first = draft::take_rest(&worker.hand.segment, flight.serial);
+            if let Some(items) = first.and_then(|first| batch.cut(first)) {
+                let bulk = Arc::clone(&batch.bulk);
+                queue.take_items(&bulk, items, flight.age);
+                return Ok(());
+            }
+        }
+        Err(next)
     }
 
     /// Removes a worker that has ended. Returns the task that went with it; those that it had not begun go back.
@@ -1005,8 +1039,13 @@ impl Queue<'_> {
 
     /// Takes back what is left of a batch that its worker has ended.
     pub(crate) fn take_rest(&mut self, batch: &Batch, age: u64) {
-        self.statistics.started = self.statistics.started.saturating_sub(batch.items.len() as u64);
-        self.return_items(&batch.bulk, batch.items.clone(), age);
+        self.take_items(&batch.bulk, batch.items.clone(), age);
+    }
+
+    /// Takes back items that were handed out.
+    fn take_items(&mut self, bulk: &Bulk, items: Range<usize>, age: u64) {
+        self.statistics.started = self.statistics.started.saturating_sub(items.len() as u64);
+        self.return_items(bulk, items, age);
     }
 
     /// Takes items back that nobody has worked on.

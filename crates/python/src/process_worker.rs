@@ -348,7 +348,6 @@ impl ProcessWorker {
     fn run_batch(&self, py: Python<'_>, body: &mut Body, task: &Task, items: &[u8]) -> PyResult<()> {
         let (began, cpu) = (clock::now(), clock::thread_cpu());
         let segment = Arc::clone(&body.control.0);
-        let draft = Draft::begin(&segment, task.serial);
         let malformed = || PyRuntimeError::new_err("the pool sent a batch that is too short");
         let (variables, items) = items.split_at_checked(task.context_len as usize).ok_or_else(malformed)?;
         let context = native::copy_current_context(py)?;
@@ -359,30 +358,33 @@ impl ProcessWorker {
         let mut turn = Turn::begin(began);
         let (mut reader, mut results) = (Reader::new(items), Results::default());
         let mut part_began = began;
-        let last = body.share_of(task.items);
-        for index in 1..=last {
+        let draft = Draft::begin(&segment, task.serial, body.share_of(task.items));
+        let (mut done, mut is_long) = (0, false);
+        while !is_long && draft.claim() {
+            done += 1;
             let from = results.bytes.len();
             let before = task.manner.is_timed.then(clock::now);
             let function = function_of(py, body, task);
             let result = native::in_context(&context, || call_item(function, task.manner, &mut reader, py));
             results.add(py, result, before.map(|before| clock::now() - before))?;
             draft.note(results.done, &results.bytes, from);
-            let is_long = index % LOOK_AROUND == 0 && {
+            is_long = done % LOOK_AROUND == 0 && {
                 let now = clock::now();
                 turn.give_way(py, now);
                 now - began > LONGEST_BATCH
             };
-            if index == last || is_long || Draft::is_full(results.bytes.len()) {
+            if Draft::is_full(results.bytes.len()) {
                 let now = clock::now();
                 self.send_part(py, body, task, &mut results, now - part_began)?;
-                draft.clear(index);
+                draft.clear(done);
                 part_began = now;
             }
-            if is_long || index == last {
-                body.count_tasks(index);
-                break;
-            }
         }
+        if results.done > 0 {
+            self.send_part(py, body, task, &mut results, clock::now() - part_began)?;
+            draft.clear(done);
+        }
+        body.count_tasks(done);
         let (run, cpu) = (clock::now() - began, clock::thread_cpu().saturating_sub(cpu));
         let header = message::answer(task.serial, false, false, nanoseconds(run), nanoseconds(cpu));
         self.answer(py, body, task.serial, &[&header])

@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::attempt::{self, Ended as HowEnded, Ran};
-use crate::bulk::{Batch, Part};
+use crate::bulk::{Batch, Part, ReadAhead};
 use crate::draft;
 use crate::error;
 use crate::future::{Future, Outcome, Rest};
@@ -365,6 +365,8 @@ impl Supervisor {
         let Freight::Batch(batch) = &mut flight.freight else {
             return Err("it answered a call as if it were a batch".to_owned());
         };
+        let ahead = std::mem::take(&mut batch.read);
+        let results = results.without(&ahead).ok_or("it sent less than it had written down")?;
         let letter = settle(batch, began, results, statistics)?;
         drop(shared);
         self.post(letter);
@@ -431,6 +433,7 @@ impl Supervisor {
                 "its event loop is blocked: it does not cancel what it is told to".to_owned(),
             ));
         }
+        let letters = look_into_drafts(crew, statistics, now);
         let (wake, level_at) =
             if broken { (Vec::new(), None) } else { hand_out(crew, scheduler, statistics, now) };
         self.errands.extend(crew.cancelled.drain(..).map(Errand::Cancelled));
@@ -457,6 +460,9 @@ impl Supervisor {
         drop(shared);
         for hand in wake {
             hand.event.signal();
+        }
+        for letter in letters {
+            self.post(letter);
         }
         Some(deadline)
     }
@@ -563,11 +569,8 @@ impl Supervisor {
             let began = flight.began.unwrap_or_else(clock::now);
             return self.ended(py, &flight, Outcome::of(py, Err(error)), began, wakes);
         };
-        let (done, bytes) = draft::read(&hand.segment, flight.serial, batch.done);
-        if done > 0 {
-            let run = flight.began.map_or(Duration::ZERO, |began| clock::now() - began);
-            // How many of them failed it did not live to say; the consumer will see.
-            let results = Results { done, failed: 0, run, bytes };
+        let run = flight.began.map_or(Duration::ZERO, |began| clock::now() - began);
+        if let Some(results) = read_ahead(hand, flight.serial, &mut batch, run) {
             let settled = settle(&mut batch, flight.began, results, &mut self.pool.shared().statistics);
             match settled {
                 Ok((mailbox, number)) => mailbox.put(py, number, wakes),
@@ -588,6 +591,9 @@ impl Supervisor {
         wakes: &mut Wakes,
     ) -> PyResult<()> {
         let count = u32::try_from(count.min(batch.items.len())).unwrap_or(u32::MAX);
+        if count == 0 {
+            return Ok(());
+        }
         let pickled = parcel::dump((error.value(py), py.None()).into_pyobject(py)?.as_any())?;
         let mut bytes = Vec::new();
         for _ in 0..count {
@@ -605,9 +611,7 @@ impl Supervisor {
             drop(shared);
             settled
         };
-        if let Ok((mailbox, number)) = wake
-            && count > 0
-        {
+        if let Ok((mailbox, number)) = wake {
             mailbox.put(py, number, wakes);
         }
         Ok(())
@@ -695,6 +699,50 @@ struct Results {
     bytes: Vec<u8>,
 }
 
+impl Results {
+    /// Those of them that were not read ahead; `None` if they are not even those.
+    fn without(mut self, ahead: &ReadAhead) -> Option<Self> {
+        self.failed = self.failed.min(self.done);
+        self.done = self.done.checked_sub(ahead.count)?;
+        self.bytes.get(ahead.len..)?;
+        self.bytes.drain(..ahead.len);
+        Some(self)
+    }
+}
+
+/// Takes from a worker's draft what it has done of its batch and not sent, if there is anything new.
+fn read_ahead(hand: &ProcessHand, serial: u64, batch: &mut Batch, run: Duration) -> Option<Results> {
+    let (count, bytes) = draft::read(&hand.segment, serial, batch.done.checked_sub(batch.read.count)?);
+    let ahead = std::mem::replace(&mut batch.read, ReadAhead { count, len: bytes.len() });
+    // How many of them failed is not written down; the consumer will see.
+    let results = Results { done: count, failed: 0, run, bytes }.without(&ahead);
+    let Some(results) = results.filter(|results| results.done > 0) else {
+        batch.read = ahead;
+        return None;
+    };
+    Some(results)
+}
+
+/// Looks into the drafts of workers that are long at an item: what they did before it need not wait for it.
+fn look_into_drafts(crew: &mut ProcessCrew, statistics: &mut Statistics, now: Tick) -> Vec<Letter> {
+    let mut letters = Vec::new();
+    for worker in &mut crew.workers {
+        let hand = Arc::clone(&worker.hand);
+        let Some(flight) = worker.flights.front_mut() else { continue };
+        let (Some(began), Some(look)) = (flight.began, flight.next_look()) else { continue };
+        let Freight::Batch(batch) = &mut flight.freight else { continue };
+        if now < look {
+            continue;
+        }
+        // Ever less often.
+        batch.next_look = Some(now + (now - began));
+        let results = read_ahead(&hand, flight.serial, batch, now - began);
+        // What is nonsense will be said once more when it is sent.
+        letters.extend(results.and_then(|results| settle(batch, Some(began), results, statistics).ok()));
+    }
+    letters
+}
+
 /// Takes such results.
 fn settle(
     batch: &mut Batch,
@@ -706,8 +754,8 @@ fn settle(
     let left = batch.items.len();
     let items =
         batch.take(done).ok_or_else(|| format!("it answered {done} items, expected at most {left}"))?;
-    let failed = failed.min(done);
-    statistics.succeeded += u64::from(done - failed);
+    // Those that were read ahead were taken for successes.
+    statistics.succeeded = (statistics.succeeded + u64::from(done)).saturating_sub(failed.into());
     statistics.failed += u64::from(failed);
     statistics.record_runs(run / done.max(1), done.into());
     statistics.record_waits(began.unwrap_or_else(clock::now) - batch.bulk.submitted, done.into());
