@@ -31,9 +31,12 @@ __all__ = [
     "become_subreaper",
     "die_with_parent",
     "gather",
+    "import_module",
+    "is_reading",
     "map_calls",
     "race",
     "refuse_new_tasks",
+    "unpickle",
     "wait_for",
 ]
 
