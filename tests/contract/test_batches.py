@@ -8,6 +8,7 @@ import gc
 import itertools
 import os
 import signal
+import threading
 import time
 import weakref
 from collections import Counter
@@ -566,3 +567,61 @@ def test_each_item_that_waits_is_counted(tmp_path):
         blocked.result(timeout=20)
         figures = pool.statistics()
         assert (figures.queued, figures.started) == (0, 1001)
+
+
+def test_outcomes_say_what_each_item_cost(pool):
+    def work(number):
+        if number % 100 == 7:
+            raise ValueError(number)
+        until = time.thread_time() + 0.00002
+        while time.thread_time() < until:
+            pass
+        VARIABLE.set(VARIABLE.get(0) + 1)
+        return "x" * number, VARIABLE.get()
+
+    outcomes = list(mh.map(work, range(1000), on=pool, on_error="return"))
+    assert (
+        [outcome.index for outcome in outcomes]
+        == [outcome.input for outcome in outcomes]
+        == list(range(1000))
+    )
+    assert [outcome.index for outcome in outcomes if not outcome.ok] == list(range(7, 1000, 100))
+    assert all(type(outcome.exception) is ValueError for outcome in outcomes if not outcome.ok)
+    done = [outcome for outcome in outcomes if outcome.ok]
+    assert max(outcome.value[1] for outcome in done) > 10, "none travelled with others"
+    assert {outcome.attempts for outcome in outcomes} == {1}
+    assert all(outcome.worker.startswith("process ") for outcome in outcomes)
+    assert all(outcome.receipt.cpu >= 0.00002 for outcome in done)
+    assert all(outcome.receipt.wall > 0 and outcome.receipt.waited > 0 for outcome in outcomes)
+    assert all(outcome.receipt.bytes_in > 0 for outcome in outcomes)
+    assert all(outcome.receipt.bytes_out >= outcome.index for outcome in done)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_each_item_that_is_never_run_has_an_outcome(tmp_path, ordered):
+    def block(number):
+        if number == 0:
+            (tmp_path / "began").touch()
+            while not (tmp_path / "end").exists():
+                time.sleep(0.001)
+        return number
+
+    pool = mh.ProcessExecutor(1)
+    mapped = mh.map(block, range(200), on=pool, on_error="return", ordered=ordered, buffersize=200)
+    end = threading.Thread(target=wait_and_close, args=(pool, tmp_path))
+    end.start()
+    outcomes = sorted(mapped, key=lambda outcome: outcome.index)
+    end.join()
+    assert [outcome.index for outcome in outcomes] == list(range(200))
+    assert outcomes[0].value == 0
+    dropped = [outcome for outcome in outcomes if not outcome.ok]
+    assert len(dropped) > 100
+    assert all(isinstance(outcome.exception, concurrent.futures.CancelledError) for outcome in dropped)
+    assert {(outcome.attempts, outcome.worker) for outcome in dropped} == {(0, None)}
+
+
+def wait_and_close(pool, folder):
+    while not (folder / "began").exists():
+        time.sleep(0.001)
+    pool.shutdown(wait=False, cancel_futures=True)
+    (folder / "end").touch()

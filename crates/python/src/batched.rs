@@ -55,12 +55,21 @@ pub(crate) struct Harvest {
     pub(crate) bytes: Vec<u8>,
     /// The items, if they were kept.
     pub(crate) inputs: Vec<Py<PyAny>>,
+    /// Who worked on them, if anybody did, and how long they had waited for that.
+    pub(crate) worker: Option<Arc<str>>,
+    pub(crate) waited: Duration,
     /// What they belong to, and which of its items are the first.
     bulk: Arc<Bulk>,
     from: usize,
 }
 
 impl Harvest {
+    /// How many bytes were sent for an item.
+    pub(crate) fn sent(&self, index: usize) -> usize {
+        let position = self.from + index;
+        self.bulk.bytes(&(position..position + 1)).len()
+    }
+
     /// An item as it was sent. What it is made of may be code, so this is for the rare case.
     fn item(&self, py: Python<'_>, index: usize) -> Option<Py<PyAny>> {
         let position = self.from + index;
@@ -173,9 +182,14 @@ impl Bulks {
             if let Some(part) = part {
                 return Ok(Some(self.harvest(py, position, part)));
             }
-            if let Some(error) = flying.failure(py) {
+            let Some(error) = flying.failure(py) else { continue };
+            if !self.manner.is_measured {
                 return Err(error);
             }
+            // Each item has an outcome of its own.
+            let pickled = parcel::dump((error.value(py), py.None()).into_pyobject(py)?.as_any())?;
+            flying.bulk.fail_waiting(&pickled);
+            return self.take(py, is_ordered);
         }
         Ok(None)
     }
@@ -187,10 +201,11 @@ impl Bulks {
         self.outstanding -= count;
         let from = part.items.start;
         let first = flying.base + from as u64;
-        let inputs = flying.inputs.get(part.items).unwrap_or_default();
+        let inputs = flying.inputs.get(part.items.clone()).unwrap_or_default();
         let inputs = inputs.iter().map(|input| input.clone_ref(py)).collect();
-        let harvest =
-            Harvest { first, count, bytes: part.bytes, inputs, bulk: Arc::clone(&flying.bulk), from };
+        let bulk = Arc::clone(&flying.bulk);
+        let Part { bytes, worker, waited, .. } = part;
+        let harvest = Harvest { first, count, bytes, inputs, worker, waited, bulk, from };
         if flying.taken == flying.bulk.len() {
             let _ = self.flying.remove(position);
         }
@@ -280,7 +295,7 @@ impl Batched {
         timeout: Option<f64>,
     ) -> PyResult<Result<Self, Option<Py<PyAny>>>> {
         let py = source.py();
-        let Some(mut bulks) = Bulks::on(executor, function, Manner { spreads, is_timed: false })? else {
+        let Some(mut bulks) = Bulks::on(executor, function, Manner { spreads, ..Manner::default() })? else {
             return Ok(Err(None));
         };
         let deadline = enter::deadline(timeout)?;

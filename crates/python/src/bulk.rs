@@ -24,6 +24,7 @@ use crate::future::Future;
 use crate::parcel::Function;
 use crate::progress::Counts;
 use crate::waiter::Mailbox;
+use crate::wire;
 
 /// The most bytes of items in one batch, so that a message goes through the ring.
 const MOST_BYTES: usize = 128 << 10;
@@ -33,6 +34,9 @@ pub(crate) struct Part {
     pub(crate) items: Range<usize>,
     /// One [value](crate::wire) after the other, each preceded by its time if the bulk is timed.
     pub(crate) bytes: Vec<u8>,
+    /// Who worked on them, if anybody did, and how long they had waited for that.
+    pub(crate) worker: Option<Arc<str>>,
+    pub(crate) waited: Duration,
 }
 
 /// The items of a bulk as bytes.
@@ -81,8 +85,10 @@ impl Items {
 pub(crate) struct Manner {
     /// Each item is the tuple of the arguments, not the one argument.
     pub(crate) spreads: bool,
-    /// Each result is preceded by the time that it took.
+    /// Each result is preceded by the [time](crate::wire::Times) that it took.
     pub(crate) is_timed: bool,
+    /// That includes processor time, which costs two system calls an item.
+    pub(crate) is_measured: bool,
 }
 
 #[derive(Default)]
@@ -225,6 +231,23 @@ impl Bulk {
         (&self.mailbox, self.number)
     }
 
+    /// Settles what nobody will work on any more, with a failure for each item.
+    pub(crate) fn fail_waiting(&self, pickled: &[u8]) {
+        let mut state = self.state();
+        let mut ranges = std::mem::take(&mut state.returned);
+        ranges.push(state.next..self.len());
+        state.next = self.len();
+        for items in ranges.into_iter().filter(|items| !items.is_empty()) {
+            let mut bytes = Vec::new();
+            for _ in items.clone() {
+                wire::encode_failed_item(pickled, self.manner, &mut bytes);
+            }
+            state.unsettled = state.unsettled.saturating_sub(items.len());
+            let part = Part { items, bytes, worker: None, waited: Duration::ZERO };
+            state.parts.insert(part.items.start, part);
+        }
+    }
+
     /// The part that begins with that item, if it has come.
     pub(crate) fn take_part(&self, first: usize) -> Option<Part> {
         self.state().parts.remove(&first)
@@ -273,6 +296,8 @@ pub(crate) struct Batch {
     pub(crate) read: ReadAhead,
     /// When to look into its draft.
     pub(crate) next_look: Option<Tick>,
+    /// The name of the worker, from when it can have begun.
+    pub(crate) worker: Option<Arc<str>>,
 }
 
 /// Results that were taken before they were sent: how many, and their bytes.
@@ -284,7 +309,8 @@ pub(crate) struct ReadAhead {
 
 impl Batch {
     pub(crate) fn new(bulk: &Arc<Bulk>, items: Range<usize>) -> Self {
-        Self { bulk: Arc::clone(bulk), items, done: 0, read: ReadAhead::default(), next_look: None }
+        let (bulk, read) = (Arc::clone(bulk), ReadAhead::default());
+        Self { bulk, items, done: 0, read, next_look: None, worker: None }
     }
 
     /// Takes the next `count` items, which were answered; `None` if there are not so many.

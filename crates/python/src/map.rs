@@ -28,7 +28,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::batched::{Batched, Bulks, Harvest, LARGE_BULK};
 use crate::bulk::{Items, Manner};
-use crate::detail::Detail;
+use crate::detail::{Detail, History};
 use crate::enter::{self, Turn};
 use crate::error;
 use crate::executor::Executor;
@@ -38,7 +38,7 @@ use crate::progress::Progress;
 use crate::tally::Tally;
 use crate::wait::{enrol, next_number};
 use crate::waiter::{LoopWaiter, Mailbox, Waiter};
-use crate::wire::Reader;
+use crate::wire::{Reader, Times};
 
 /// A window that is delivered faster than this is too small: about the interpreter's switch interval.
 const HAND_OVER: Duration = Duration::from_millis(5);
@@ -170,14 +170,15 @@ struct Ready {
     /// How many were handed out, and where in the bytes the next begins.
     taken: usize,
     offset: usize,
+    is_measured: bool,
 }
 
 /// One of them.
 struct Settled {
     index: u64,
-    wall: Duration,
     input: Py<PyAny>,
     result: PyResult<Py<PyAny>>,
+    history: History,
 }
 
 impl Ready {
@@ -185,14 +186,26 @@ impl Ready {
         if self.taken == self.harvest.count {
             return Ok(None);
         }
-        let mut reader = Reader::new(&self.harvest.bytes[self.offset..]);
-        let wall = Duration::from_nanos(u64::from(reader.number()?) * 100);
+        let Harvest { bytes, worker, .. } = &self.harvest;
+        let mut reader = Reader::new(&bytes[self.offset..]);
+        let Times { wall, cpu } = reader.times(self.is_measured)?;
+        let before = reader.remaining();
         let result = reader.decode(py).map(Bound::unbind);
-        self.offset = self.harvest.bytes.len() - reader.remaining();
+        self.offset = bytes.len() - reader.remaining();
+        let mut history = History::default();
+        history.wall = wall;
+        if self.is_measured {
+            history.attempts = u32::from(worker.is_some());
+            history.waited = self.harvest.waited;
+            history.cpu = cpu.unwrap_or_default();
+            history.bytes_in = self.harvest.sent(self.taken) as u64;
+            history.bytes_out = (before - reader.remaining()) as u64;
+            history.worker = worker.as_ref().map(ToString::to_string);
+        }
         let index = self.harvest.first + self.taken as u64;
         let input = self.harvest.inputs[self.taken].clone_ref(py);
         self.taken += 1;
-        Ok(Some(Settled { index, wall, input, result }))
+        Ok(Some(Settled { index, input, result, history }))
     }
 }
 
@@ -388,11 +401,15 @@ impl Mapped {
         loop {
             while let Some(settled) = state.ready.as_mut().map_or(Ok(None), |ready| ready.next(py))? {
                 state.window.deliver();
-                let Settled { index, wall, input, result } = settled;
+                let Settled { index, input, result, history } = settled;
                 if let Err(error) = &result {
                     error::name_item(py, error, index, Some(&input));
                 }
-                state.tally.count_item(py, index, wall, &input, result.as_ref().err())?;
+                state.tally.count_item(py, index, history.wall, &input, result.as_ref().err())?;
+                if self.on_error == OnError::Return {
+                    let outcome = Outcome::new(py, index, input, result, history, true)?;
+                    return Ok(Fetched::Item(Py::new(py, outcome)?.into_any()));
+                }
                 match result {
                     Ok(value) => return Ok(Fetched::Item(value)),
                     Err(error)
@@ -405,7 +422,9 @@ impl Mapped {
                 return state.source_error.take().map_or(Ok(Fetched::End), Err);
             }
             bulks.empty_mailbox();
-            state.ready = bulks.take(py, is_ordered)?.map(|harvest| Ready { harvest, taken: 0, offset: 0 });
+            let is_measured = self.on_error == OnError::Return;
+            let ready = |harvest| Ready { harvest, taken: 0, offset: 0, is_measured };
+            state.ready = bulks.take(py, is_ordered)?.map(ready);
             if state.ready.is_some() {
                 continue;
             }
@@ -503,7 +522,10 @@ impl Mapped {
         state.tally.count(py, flight.index, future, &input, result.as_ref().err())?;
         match (self.on_error, result) {
             (OnError::Return, result) => {
-                let outcome = Outcome::new(py, flight.index, input, result, future)?;
+                let history =
+                    future.detail().map_or_else(History::default, |detail| detail.history().clone());
+                let has_cpu = !future.pool().is_some_and(|pool| pool.cancels_running());
+                let outcome = Outcome::new(py, flight.index, input, result, history, has_cpu)?;
                 Ok(Some(Py::new(py, outcome)?.into_any()))
             }
             (_, Ok(value)) => Ok(Some(value)),
@@ -596,9 +618,9 @@ impl Mapped {
         let progress = progress.map(|label| Progress::start(label, total)).transpose()?;
         let mut window =
             buffersize.map_or_else(|| Window::growing(capacity.saturating_mul(2)), Window::fixed);
-        let manner = Manner { spreads: spread, is_timed: true };
-        let is_plain = on_error != OnError::Return && seed.is_none();
-        let mut bulks = if is_plain { Bulks::on(executor.bind(py).get(), &function, manner)? } else { None };
+        let manner = Manner { spreads: spread, is_timed: true, is_measured: on_error == OnError::Return };
+        let mut bulks =
+            if seed.is_none() { Bulks::on(executor.bind(py).get(), &function, manner)? } else { None };
         if let Some(bulks) = &mut bulks {
             if let Some(progress) = &progress {
                 bulks.set_progress(Arc::clone(&progress.counts));

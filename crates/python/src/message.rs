@@ -22,6 +22,7 @@ const SEEN: u8 = 10;
 const HAS_SEED: u8 = 1;
 const SPREADS: u8 = 2;
 const IS_TIMED: u8 = 4;
+const IS_MEASURED: u8 = 8;
 const IS_LARGE: u8 = 128;
 const NO_SLOT: u8 = u8::MAX;
 const YOURS: u8 = u8::MAX - 1;
@@ -107,6 +108,7 @@ impl Task {
             (self.seed.is_some(), HAS_SEED),
             (self.manner.spreads, SPREADS),
             (self.manner.is_timed, IS_TIMED),
+            (self.manner.is_measured, IS_MEASURED),
             (self.is_large, IS_LARGE),
         ];
         bytes[17] = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum();
@@ -245,7 +247,11 @@ pub(crate) fn read_order(bytes: &[u8]) -> Option<Order<'_>> {
         TASK => {
             let (serial, function, function_len) = (reader.u64()?, reader.u32()?, reader.u32()?);
             let (flags, seed, items) = (reader.byte()?, reader.u64()?, reader.u32()?);
-            let manner = Manner { spreads: flags & SPREADS != 0, is_timed: flags & IS_TIMED != 0 };
+            let manner = Manner {
+                spreads: flags & SPREADS != 0,
+                is_timed: flags & IS_TIMED != 0,
+                is_measured: flags & IS_MEASURED != 0,
+            };
             let seed = (flags & HAS_SEED != 0).then_some(seed);
             let context_len = reader.u32()?;
             let is_large = flags & IS_LARGE != 0;

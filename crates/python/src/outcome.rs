@@ -4,7 +4,6 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::detail::History;
-use crate::future::Future;
 
 /// What one item of a map cost.
 ///
@@ -61,19 +60,19 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// `has_cpu` is whether it had a thread of its own, whose processor time is the item's.
     pub(crate) fn new(
         py: Python<'_>,
         index: u64,
         input: Py<PyAny>,
         result: PyResult<Py<PyAny>>,
-        future: &Future,
+        history: History,
+        has_cpu: bool,
     ) -> PyResult<Self> {
-        let takes_coroutines = future.pool().is_some_and(|pool| pool.cancels_running());
-        let history = future.detail().map_or_else(History::default, |detail| detail.history().clone());
         let receipt = Receipt {
             waited: history.waited.as_secs_f64(),
             wall: history.wall.as_secs_f64(),
-            cpu: (!takes_coroutines).then_some(history.cpu.as_secs_f64()),
+            cpu: has_cpu.then_some(history.cpu.as_secs_f64()),
             bytes_in: history.bytes_in,
             bytes_out: history.bytes_out,
         };

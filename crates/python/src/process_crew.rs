@@ -272,8 +272,11 @@ impl Flight {
         }
     }
 
-    fn begin(&mut self, now: Tick, name: &str) {
+    fn begin(&mut self, now: Tick, name: &Arc<str>) {
         self.began = Some(now);
+        if let Freight::Batch(batch) = &mut self.freight {
+            batch.worker = Some(Arc::clone(name));
+        }
         if let Some(detail) = self.freight.detail() {
             self.deadline = detail.begin_detached(self.age, now, name);
         }
@@ -283,7 +286,7 @@ impl Flight {
 /// One worker, and what it has to do.
 pub(crate) struct Worker {
     pub(crate) hand: Arc<ProcessHand>,
-    name: String,
+    name: Arc<str>,
     tasks: Producer,
     pub(crate) flights: VecDeque<Flight>,
     /// Numbers of the functions that it was sent.
@@ -743,7 +746,7 @@ impl ProcessCrew {
         self.next_name += 1;
         self.workers.push(Worker {
             hand: Arc::clone(&hand),
-            name: format!("process {}", self.next_name),
+            name: format!("process {}", self.next_name).into(),
             tasks,
             flights: VecDeque::new(),
             known: HashSet::new(),

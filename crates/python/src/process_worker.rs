@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
 use manyhands_os::event::Event;
 use manyhands_os::ring::{self, Consumer, Producer, PushError};
@@ -30,7 +31,7 @@ use crate::pool;
 use crate::process_crew::{ARGUMENTS, INLINE, RELEASED, RESULTS, RETIRED, RING, SEGMENT, STOPPED};
 use crate::slots::Slots;
 use crate::view::{Bundle, Known, Lender};
-use crate::wire::{self, Reader};
+use crate::wire::{self, Reader, Times};
 
 /// How long an idle worker looks for its next task before it sleeps, at most and, if it looks at all, at least.
 const LONGEST_LOOK: Duration = Duration::from_micros(50);
@@ -363,10 +364,10 @@ impl ProcessWorker {
         while !is_long && draft.claim() {
             done += 1;
             let from = results.bytes.len();
-            let before = task.manner.is_timed.then(clock::now);
+            let before = Before::of(task.manner);
             let function = function_of(py, body, task);
             let result = native::in_context(&context, || call_item(function, task.manner, &mut reader, py));
-            results.add(py, result, before.map(|before| clock::now() - before))?;
+            results.add(py, result, before.map(Before::times))?;
             draft.note(results.done, &results.bytes, from);
             is_long = done % LOOK_AROUND == 0 && {
                 let now = clock::now();
@@ -410,7 +411,9 @@ impl ProcessWorker {
             let done = results.done;
             *results = Results::default();
             for _ in 0..done {
-                results.add_failure(&pickled, task.manner.is_timed.then_some(Duration::ZERO));
+                results.done += 1;
+                results.failed += 1;
+                wire::encode_failed_item(&pickled, task.manner, &mut results.bytes);
             }
             let header = message::part(task.serial, results.done, results.failed, nanoseconds(run));
             self.answer(py, body, task.serial, &[&header, &results.bytes])?;
@@ -469,10 +472,12 @@ impl Results {
         &mut self,
         py: Python<'_>,
         result: PyResult<Bound<'_, PyAny>>,
-        time: Option<Duration>,
+        times: Option<Times>,
     ) -> PyResult<()> {
-        let before = self.bytes.len();
-        self.begin(time);
+        self.done += 1;
+        if let Some(times) = times {
+            wire::encode_times(times, &mut self.bytes);
+        }
         let error = match result {
             Ok(value) => match wire::encode(&value, &mut self.bytes) {
                 Ok(()) => return Ok(()),
@@ -480,25 +485,27 @@ impl Results {
             },
             Err(error) => error,
         };
-        let pickled = pack_failure(py, &error)?;
-        self.bytes.truncate(before);
-        self.done -= 1;
-        self.add_failure(&pickled, time);
+        self.failed += 1;
+        wire::encode_failure(&pack_failure(py, &error)?, &mut self.bytes);
         Ok(())
     }
+}
 
-    fn add_failure(&mut self, pickled: &[u8], time: Option<Duration>) {
-        self.begin(time);
-        self.failed += 1;
-        wire::encode_failure(pickled, &mut self.bytes);
+/// When an item was begun.
+struct Before {
+    wall: Tick,
+    cpu: Option<Duration>,
+}
+
+impl Before {
+    fn of(manner: Manner) -> Option<Self> {
+        let cpu = manner.is_measured.then(clock::thread_cpu);
+        manner.is_timed.then(|| Self { wall: clock::now(), cpu })
     }
 
-    fn begin(&mut self, time: Option<Duration>) {
-        self.done += 1;
-        if let Some(time) = time {
-            let tenths = u32::try_from(time.as_nanos() / 100).unwrap_or(u32::MAX);
-            self.bytes.extend(tenths.to_le_bytes());
-        }
+    fn times(self) -> Times {
+        let wall = clock::now() - self.wall;
+        Times { wall, cpu: self.cpu.map(|before| clock::thread_cpu().saturating_sub(before)) }
     }
 }
 

@@ -597,10 +597,7 @@ impl Supervisor {
         let pickled = parcel::dump((error.value(py), py.None()).into_pyobject(py)?.as_any())?;
         let mut bytes = Vec::new();
         for _ in 0..count {
-            if batch.bulk.manner.is_timed {
-                bytes.extend(0_u32.to_le_bytes());
-            }
-            wire::encode_failure(&pickled, &mut bytes);
+            wire::encode_failed_item(&pickled, batch.bulk.manner, &mut bytes);
         }
         let wake = {
             let mut shared = self.pool.shared();
@@ -758,8 +755,10 @@ fn settle(
     statistics.succeeded = (statistics.succeeded + u64::from(done)).saturating_sub(failed.into());
     statistics.failed += u64::from(failed);
     statistics.record_runs(run / done.max(1), done.into());
-    statistics.record_waits(began.unwrap_or_else(clock::now) - batch.bulk.submitted, done.into());
-    let (mailbox, number) = batch.bulk.settle(Part { items, bytes }, failed as usize);
+    let waited = began.unwrap_or_else(clock::now) - batch.bulk.submitted;
+    statistics.record_waits(waited, done.into());
+    let part = Part { items, bytes, worker: batch.worker.clone(), waited };
+    let (mailbox, number) = batch.bulk.settle(part, failed as usize);
     Ok((Arc::clone(mailbox), number))
 }
 

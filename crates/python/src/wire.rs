@@ -6,10 +6,13 @@
 //!
 //! A value is read back by whoever shares the memory with a process that runs anybody's code: every length is checked.
 
+use std::time::Duration;
+
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
 
+use crate::bulk::Manner;
 use crate::parcel;
 
 const NONE: u8 = 0;
@@ -36,6 +39,28 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()
     }
     push_long(PICKLE, &parcel::dump(value)?, out);
     Ok(())
+}
+
+/// How long an item took, and how much of that on a processor if that was measured.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) wall: Duration,
+    pub(crate) cpu: Option<Duration>,
+}
+
+/// Appends times.
+pub(crate) fn encode_times(times: Times, out: &mut Vec<u8>) {
+    for time in [Some(times.wall), times.cpu].into_iter().flatten() {
+        out.extend(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+    }
+}
+
+/// Appends the failure of an item that nobody has worked on to its end.
+pub(crate) fn encode_failed_item(pickled: &[u8], manner: Manner, out: &mut Vec<u8>) {
+    if manner.is_timed {
+        encode_times(Times { wall: Duration::ZERO, cpu: manner.is_measured.then_some(Duration::ZERO) }, out);
+    }
+    encode_failure(pickled, out);
 }
 
 /// Appends a failure: the pickled pair of an exception and its traceback's text.
@@ -120,9 +145,10 @@ impl<'a> Reader<'a> {
         Some(head)
     }
 
-    /// A number that was written by itself.
-    pub(crate) fn number(&mut self) -> PyResult<u32> {
-        self.take().map(u32::from_le_bytes).ok_or_else(malformed)
+    /// The times before a value.
+    pub(crate) fn times(&mut self, is_measured: bool) -> PyResult<Times> {
+        let mut time = || self.take().map(u64::from_le_bytes).map(Duration::from_nanos).ok_or_else(malformed);
+        Ok(Times { wall: time()?, cpu: is_measured.then(time).transpose()? })
     }
 
     /// The next value; `Err` for a failure, as what was raised.
