@@ -174,18 +174,27 @@ def test_a_worker_that_dies_fails_what_it_ran_and_nothing_else(pool, tmp_path):
     async def die():
         os.kill(os.getpid(), signal.SIGKILL)
 
-    waiting = [pool.submit(forever, tmp_path / str(number)) for number in range(2)]
-    pids = [int(written(tmp_path / str(number))) for number in range(2)]
-    assert len(set(pids)) == 2
-    error = pool.submit(die).exception(timeout=20)
-    assert isinstance(error, mh.WorkerDied)
-    hit = waiting[pids.index(error.pid)]
-    assert isinstance(hit.exception(timeout=20), mh.WorkerDied)
-    assert hit.exception().task == "forever"
-    assert not waiting[1 - pids.index(error.pid)].done()
-    assert pool.submit(same, 1).result(timeout=20) == 1
-    for future in waiting:
-        future.cancel()
+    waiting = []
+    try:
+        while (
+            len({pid for pid, _ in waiting}) < 2
+        ):  # the second worker may only be started by the second task
+            path = tmp_path / str(len(waiting))
+            future = pool.submit(forever, path)
+            waiting.append((int(written(path)), future))
+        error = pool.submit(die).exception(timeout=20)
+        assert isinstance(error, mh.WorkerDied)
+        for pid, future in waiting:
+            if pid == error.pid:
+                assert isinstance(future.exception(timeout=20), mh.WorkerDied)
+                assert future.exception().task == "forever"
+        assert [pid for pid, future in waiting if future.done()] == [
+            pid for pid, _ in waiting if pid == error.pid
+        ]
+        assert pool.submit(same, 1).result(timeout=20) == 1
+    finally:
+        for _, future in waiting:
+            future.cancel()
 
 
 def test_retries_run_on_another_worker(pool, tmp_path):
