@@ -8,12 +8,13 @@
 //! Rules for this file: nothing Python-visible happens under the cell's lock but taking references, for the
 //! garbage collector may look at any future at any allocation.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use manyhands_engine::clock::Tick;
 use manyhands_engine::task::{Cancel, Cell, Finish, Key, Start, State};
-use manyhands_os::park;
+use manyhands_os::{clock, park};
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -378,6 +379,27 @@ impl Future {
         deadline: Option<Tick>,
     ) -> PyResult<bool> {
         let is_over = || futures.iter().any(|future| future.get().state().is_done());
+        let [single] = futures else { return Self::park_for_any(py, futures, deadline, is_over) };
+        let this = single.get();
+        let Some(patience) = this.pool().and_then(|pool| pool.patience()) else {
+            return Self::park_for_any(py, futures, deadline, is_over);
+        };
+        let began = clock::now();
+        let look = || patience.look(began, deadline, || Ok::<_, Infallible>(this.state().is_done()));
+        let Ok(found) = py.detach(look);
+        let waited = if found { Ok(true) } else { Self::park_for_any(py, futures, deadline, is_over) };
+        if let Ok(true) = waited {
+            patience.learn(clock::now() - began);
+        }
+        waited
+    }
+
+    fn park_for_any(
+        py: Python<'_>,
+        futures: &[&Bound<'_, Self>],
+        deadline: Option<Tick>,
+        is_over: impl Fn() -> bool,
+    ) -> PyResult<bool> {
         let parker = park::mine();
         for future in futures {
             if future.get().cell.subscribe(Waiter::Thread(Arc::clone(&parker))).is_err() {

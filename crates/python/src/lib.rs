@@ -26,6 +26,7 @@ mod native;
 mod offer;
 mod outcome;
 mod parcel;
+mod patience;
 mod pickle;
 mod policy;
 mod pool;

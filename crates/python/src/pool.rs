@@ -28,6 +28,7 @@ use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::loop_crew::{Loop, LoopCrew, LoopHand};
 use crate::parcel::{Functions, Parcel};
+use crate::patience::Patience;
 use crate::process_crew::{Dispatched, Flight, ProcessCrew, ProcessHand, Queue};
 use crate::reading;
 use crate::supervisor;
@@ -217,6 +218,8 @@ pub(crate) struct Pool {
     pub(crate) stock: Arc<Stock>,
     /// Opened when the supervisor of worker processes has nothing left to look after.
     pub(crate) over: Latch,
+    /// How long to look for a result of worker processes.
+    patience: Patience,
 }
 
 impl Pool {
@@ -235,6 +238,7 @@ impl Pool {
                 Crew::Threads(_) | Crew::Loops(_) => Arc::default(),
             },
             over: Latch::default(),
+            patience: Patience::default(),
             spawn,
             shared: Mutex::new(Shared {
                 scheduler: Scheduler::new(),
@@ -296,6 +300,12 @@ impl Pool {
     ) -> PyResult<Bound<'py, Future>> {
         let order = detail.as_ref().map_or_else(Order::default, |detail| detail.order());
         self.enqueue(py, 1, order, || Future::create_for(py, self, work, detail))
+    }
+
+    /// How long it is worth looking for a result; `None` if it comes from this process: who looks would keep the task from
+    /// running.
+    pub(crate) fn patience(&self) -> Option<&Patience> {
+        (self.model == Model::Processes).then_some(&self.patience)
     }
 
     /// Whether many items may be submitted at once.

@@ -26,6 +26,7 @@ use crate::message::{self, Content, Order, Place, Task};
 use crate::native;
 use crate::offer;
 use crate::parcel::{self, Culprit};
+use crate::patience::Patience;
 use crate::pickle::{Parts, Pickled, Weight};
 use crate::pool;
 use crate::process_crew::{ARGUMENTS, INLINE, RELEASED, RESULTS, RETIRED, RING, SEGMENT, STOPPED};
@@ -33,9 +34,6 @@ use crate::slots::Slots;
 use crate::view::{Bundle, Known, Lender};
 use crate::wire::{self, Reader, Times};
 
-/// How long an idle worker looks for its next task before it sleeps, at most and, if it looks at all, at least.
-const LONGEST_LOOK: Duration = Duration::from_micros(50);
-const SHORTEST_LOOK: Duration = Duration::from_micros(2);
 /// How often a worker whose answers find no room looks again.
 const FULL: Duration = Duration::from_millis(1);
 
@@ -80,21 +78,18 @@ struct Share {
     memory: Option<u64>,
 }
 
-/// How long it is worth looking for the next task: not at all where tasks come one now and then.
-struct Patience(Duration);
-
-impl Patience {
-    /// Takes note of how long it was from the end of a task to the next.
-    fn learn(&mut self, idle: Duration) {
-        self.0 =
-            if idle <= LONGEST_LOOK { (self.0 * 2).clamp(SHORTEST_LOOK, LONGEST_LOOK) } else { self.0 / 2 };
-    }
-}
-
 impl Body {
     /// Takes the next task from the ring, if there is one and it may run one.
     fn pop(&mut self, message: &mut Vec<u8>) -> PyResult<bool> {
         Ok(!self.has_retired() && self.tasks.try_pop(message).map_err(corrupt)?)
+    }
+
+    /// Looks for the next task as long as that may pay.
+    fn look(&mut self, began: Tick, message: &mut Vec<u8>) -> PyResult<bool> {
+        let patience = std::mem::take(&mut self.patience);
+        let found = patience.look(began, None, || self.pop(message));
+        self.patience = patience;
+        found
     }
 
     fn is_stopped(&self) -> bool {
@@ -208,17 +203,8 @@ impl ProcessWorker {
             return Ok(true);
         }
         let idle_since = clock::now();
-        let mut until = idle_since + body.patience.0;
-        loop {
-            if body.pop(message)? {
-                body.patience.learn(clock::now() - idle_since);
-                return Ok(true);
-            }
-            if clock::now() < until {
-                // Whoever reads the answers, or submits the next task, may wait for this very processor.
-                std::thread::yield_now();
-                continue;
-            }
+        let mut has_task = body.look(idle_since, message)?;
+        while !has_task {
             if body.is_stopped() {
                 return Ok(false);
             }
@@ -232,8 +218,10 @@ impl ProcessWorker {
             }
             self.event.drain();
             body.tasks.end_sleep();
-            until = idle_since;
+            has_task = body.pop(message)?;
         }
+        body.patience.learn(clock::now() - idle_since);
+        Ok(true)
     }
 
     /// Follows one order.
@@ -664,7 +652,7 @@ impl ProcessWorker {
         let share = Share { tasks: max_tasks, memory: max_memory };
         let (control, lent, stock) =
             (Arc::new(Control(segment, Known::default())), Slots::new(RESULTS), Stock::default());
-        let patience = Patience(LONGEST_LOOK);
+        let patience = Patience::default();
         let body = Body { tasks, functions, outside, forgotten: 0, lent, stock, control, share, patience };
         Ok(Self {
             writes: if writable_arguments { Writes::Private } else { Writes::Refused },

@@ -1,0 +1,60 @@
+//! How long it is worth looking for something before one sleeps: not at all where it comes now and then.
+//!
+//! To be woken costs more than what a short wait costs, above all on a processor that has gone to sleep. Whoever looks gives
+//! way meanwhile: what it looks for may need this very processor.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use manyhands_engine::clock::Tick;
+use manyhands_os::clock;
+
+/// How long to look at most and, if at all, at least.
+const LONGEST: Duration = Duration::from_micros(150);
+const SHORTEST: Duration = Duration::from_micros(2);
+
+/// What was learnt of how long it takes.
+#[derive(Debug)]
+pub(crate) struct Patience(AtomicU64);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(AtomicU64::new(nanoseconds(LONGEST)))
+    }
+}
+
+impl Patience {
+    /// Looks from `began` on until `is_over`, or it is not worth it any more, or `deadline`.
+    ///
+    /// # Errors
+    /// What `is_over` says.
+    pub(crate) fn look<E>(
+        &self,
+        began: Tick,
+        deadline: Option<Tick>,
+        mut is_over: impl FnMut() -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let span = Duration::from_nanos(self.0.load(Ordering::Relaxed));
+        let until = (began + span).min(deadline.unwrap_or(Tick::NEVER));
+        loop {
+            if is_over()? {
+                return Ok(true);
+            }
+            if clock::now() >= until {
+                return Ok(false);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Takes note of how long it took, sleep included. Others may do the same at the same time: either will do.
+    pub(crate) fn learn(&self, waited: Duration) {
+        let span = Duration::from_nanos(self.0.load(Ordering::Relaxed));
+        let next = if waited <= LONGEST { (span * 2).clamp(SHORTEST, LONGEST) } else { span / 2 };
+        self.0.store(nanoseconds(next), Ordering::Relaxed);
+    }
+}
+
+fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
