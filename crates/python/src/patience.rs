@@ -9,21 +9,22 @@ use std::time::Duration;
 use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
 
-/// How long to look at most and, if at all, at least.
-const LONGEST: Duration = Duration::from_micros(150);
+/// How long to look at least, if at all.
 const SHORTEST: Duration = Duration::from_micros(2);
 
 /// What was learnt of how long it takes.
 #[derive(Debug)]
-pub(crate) struct Patience(AtomicU64);
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self(AtomicU64::new(nanoseconds(LONGEST)))
-    }
+pub(crate) struct Patience {
+    longest: Duration,
+    nanoseconds: AtomicU64,
 }
 
 impl Patience {
+    /// One that looks for `longest` at most.
+    pub(crate) fn new(longest: Duration) -> Self {
+        Self { longest, nanoseconds: AtomicU64::new(nanoseconds(longest)) }
+    }
+
     /// Looks from `began` on until `is_over`, or it is not worth it any more, or `deadline`.
     ///
     /// # Errors
@@ -34,7 +35,7 @@ impl Patience {
         deadline: Option<Tick>,
         mut is_over: impl FnMut() -> Result<bool, E>,
     ) -> Result<bool, E> {
-        let span = Duration::from_nanos(self.0.load(Ordering::Relaxed));
+        let span = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed));
         let until = (began + span).min(deadline.unwrap_or(Tick::NEVER));
         loop {
             if is_over()? {
@@ -49,9 +50,9 @@ impl Patience {
 
     /// Takes note of how long it took, sleep included. Others may do the same at the same time: either will do.
     pub(crate) fn learn(&self, waited: Duration) {
-        let span = Duration::from_nanos(self.0.load(Ordering::Relaxed));
-        let next = if waited <= LONGEST { (span * 2).clamp(SHORTEST, LONGEST) } else { span / 2 };
-        self.0.store(nanoseconds(next), Ordering::Relaxed);
+        let span = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed));
+        let next = if waited <= self.longest { (span * 2).clamp(SHORTEST, self.longest) } else { span / 2 };
+        self.nanoseconds.store(nanoseconds(next), Ordering::Relaxed);
     }
 }
 

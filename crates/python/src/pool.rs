@@ -9,6 +9,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
 use manyhands_engine::gate::{GateId, Limits};
@@ -43,6 +44,9 @@ static EXITING: AtomicBool = AtomicBool::new(false);
 pub(crate) fn refuse_new_tasks() {
     EXITING.store(true, Ordering::Relaxed);
 }
+
+/// How long whoever waits for a result of worker processes looks for it: the way to a sleeping worker and back.
+const LOOK: Duration = Duration::from_micros(150);
 
 /// How many times this process was forked from the one that loaded the module.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -238,7 +242,7 @@ impl Pool {
                 Crew::Threads(_) | Crew::Loops(_) => Arc::default(),
             },
             over: Latch::default(),
-            patience: Patience::default(),
+            patience: Patience::new(LOOK),
             spawn,
             shared: Mutex::new(Shared {
                 scheduler: Scheduler::new(),

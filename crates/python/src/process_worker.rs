@@ -34,6 +34,8 @@ use crate::slots::Slots;
 use crate::view::{Bundle, Known, Lender};
 use crate::wire::{self, Reader, Times};
 
+/// How long an idle worker looks for its next task before it sleeps.
+const LOOK: Duration = Duration::from_micros(50);
 /// How often a worker whose answers find no room looks again.
 const FULL: Duration = Duration::from_millis(1);
 
@@ -54,7 +56,7 @@ struct Body {
     stock: Stock,
     control: Arc<Control>,
     share: Share,
-    patience: Patience,
+    patience: Arc<Patience>,
 }
 
 /// The segment that the worker has in common with its pool, and others of the pool's.
@@ -86,10 +88,8 @@ impl Body {
 
     /// Looks for the next task as long as that may pay.
     fn look(&mut self, began: Tick, message: &mut Vec<u8>) -> PyResult<bool> {
-        let patience = std::mem::take(&mut self.patience);
-        let found = patience.look(began, None, || self.pop(message));
-        self.patience = patience;
-        found
+        let patience = Arc::clone(&self.patience);
+        patience.look(began, None, || self.pop(message))
     }
 
     fn is_stopped(&self) -> bool {
@@ -652,7 +652,7 @@ impl ProcessWorker {
         let share = Share { tasks: max_tasks, memory: max_memory };
         let (control, lent, stock) =
             (Arc::new(Control(segment, Known::default())), Slots::new(RESULTS), Stock::default());
-        let patience = Patience::default();
+        let patience = Arc::new(Patience::new(LOOK));
         let body = Body { tasks, functions, outside, forgotten: 0, lent, stock, control, share, patience };
         Ok(Self {
             writes: if writable_arguments { Writes::Private } else { Writes::Refused },
