@@ -55,6 +55,7 @@ demo: build ## look the machine's time zones up at a slow, failing service, by `
 bench: build ## compare with the standard library and others; writes docs/benchmarks.md unless ARGS="--only submit,map" or so
 	@scripts/peers
 	@.venv-peers/bin/python -m bench.versus $(or $(ARGS),--long --render)
+	@$(VENV)/bin/python scripts/chart
 
 .PHONY: contract
 contract: build ## run the fault contract on us and on others; writes the README's table unless ARGS="--only Pebble" or so
