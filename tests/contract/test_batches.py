@@ -597,6 +597,22 @@ def test_outcomes_say_what_each_item_cost(pool):
     assert all(outcome.receipt.bytes_out >= outcome.index for outcome in done)
 
 
+@pytest.mark.parametrize("options", [{}, {"timeout": 60}], ids=["many at a time", "one by one"])
+def test_an_item_that_ends_its_worker_costs_what_it_took(pool, options):
+    def work(number):
+        if number == 40:
+            began = time.monotonic()
+            while time.monotonic() < began + 0.05:
+                pass
+            os._exit(3)
+
+    values = mh.map(work, range(100), on=pool, on_error="return", **options)
+    [died] = [outcome for outcome in values if not outcome.ok]
+    assert isinstance(died.exception, mh.WorkerDied)
+    assert died.receipt.wall >= 0.05
+    assert values.summary().costliest[0].index == died.index == 40
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 def test_each_item_that_is_never_run_has_an_outcome(tmp_path, ordered):
     def block(number):

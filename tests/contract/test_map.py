@@ -248,6 +248,27 @@ def test_a_receipt_counts_all_attempts(on):
     assert outcome.receipt.wall >= 0.09
 
 
+@pytest.mark.parametrize("on", mh.executors.MODELS)
+def test_attempts_that_are_stopped_cost_what_they_took(on):
+    def work(number):
+        while number == 1:
+            time.sleep(0.001)
+
+    async def work_on_loop(number):
+        while number == 1:
+            await asyncio.sleep(0.001)
+
+    function = work_on_loop if on.endswith("async") else work
+    options = {"timeout": 0.1, "retries": 1, "backoff": 0, "on_error": "return"}
+    values = mh.map(function, range(3), on=on, workers=2, **options)
+    outcomes = list(values)
+    assert isinstance(outcomes[1].exception, mh.TaskTimeout)
+    assert outcomes[1].attempts == 2
+    assert outcomes[1].receipt.wall >= 0.2
+    assert [outcome.receipt.wall < outcomes[1].receipt.wall for outcome in outcomes] == [True, False, True]
+    assert values.summary().costliest[0].index == 1
+
+
 @pytest.mark.parametrize("on_error", ["raise", "return", "skip"])
 def test_the_summary_counts(on, on_error):
     def work(number):

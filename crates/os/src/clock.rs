@@ -1,19 +1,17 @@
 //! The machine's monotonic clock.
 
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use manyhands_engine::clock::{Clock, Tick};
+use rustix::time::{ClockId, clock_gettime};
 
-static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-/// `CLOCK_MONOTONIC`, counted from the first look at it.
+/// `CLOCK_MONOTONIC`: the same in all processes of the machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MonotonicClock;
 
 impl Clock for MonotonicClock {
     fn now(&self) -> Tick {
-        Tick::ZERO + ORIGIN.elapsed()
+        Tick::ZERO + read(ClockId::Monotonic)
     }
 }
 
@@ -26,6 +24,9 @@ pub fn now() -> Tick {
 /// Processor time that the calling thread has used.
 #[must_use]
 pub fn thread_cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.try_into().unwrap_or_default()
+    read(ClockId::ThreadCPUTime)
+}
+
+fn read(clock: ClockId) -> Duration {
+    clock_gettime(clock).try_into().unwrap_or_default()
 }

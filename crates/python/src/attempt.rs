@@ -82,7 +82,11 @@ pub(crate) fn timed_out(
 ) -> PyResult<Ended> {
     let py = future.py();
     let error = match future.get().detail() {
-        Some(detail) => task_timeout(py, detail),
+        Some(detail) => {
+            let began = detail.history().began;
+            measure_stopped(detail, clock::now() - began);
+            task_timeout(py, detail)
+        }
         None => error::gave_up_waiting(py),
     };
     error::set_frame(py, &error, frame);
@@ -144,6 +148,11 @@ pub(crate) fn measure(detail: &Detail, wall: Duration, cpu: Duration) {
     let mut history = detail.history();
     history.wall += wall;
     history.cpu += cpu;
+}
+
+/// Adds a run to the task's history that was stopped or went with its worker. What it took of a processor nobody knows.
+pub(crate) fn measure_stopped(detail: &Detail, wall: Duration) {
+    detail.history().wall += wall;
 }
 
 /// Adds to the task's history what its arguments and its result take.

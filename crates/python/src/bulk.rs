@@ -240,7 +240,7 @@ impl Bulk {
         for items in ranges.into_iter().filter(|items| !items.is_empty()) {
             let mut bytes = Vec::new();
             for _ in items.clone() {
-                wire::encode_failed_item(pickled, self.manner, &mut bytes);
+                wire::encode_failed_item(pickled, self.manner, Duration::ZERO, &mut bytes);
             }
             state.unsettled = state.unsettled.saturating_sub(items.len());
             let part = Part { items, bytes, worker: None, waited: Duration::ZERO };

@@ -32,6 +32,8 @@ pub(crate) struct History {
     /// Sent to worker processes, and received from them, over all attempts that were answered.
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    /// When the present attempt began, if one has.
+    pub(crate) began: Tick,
     /// When it was last put into a queue.
     pub(crate) queued: Tick,
     /// Before when its next attempt must not begin.
@@ -136,6 +138,7 @@ impl Detail {
         {
             let mut history = self.history();
             history.attempts += 1;
+            history.began = now;
             history.age.get_or_insert(age);
             let waited = now - history.queued;
             history.waited += waited;

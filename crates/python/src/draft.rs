@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use manyhands_engine::claims::Claims;
+use manyhands_engine::clock::Tick;
 use manyhands_os::segment::Segment;
 
 use crate::process_crew::DRAFT;
@@ -22,8 +23,10 @@ const SENT: usize = DRAFT + 1;
 const STATE: usize = DRAFT + 2;
 /// How far the worker has [claimed](manyhands_engine::claims) the items.
 const CLAIMS: usize = DRAFT + 3;
-const RESULTS: usize = DRAFT + 4;
-pub(crate) const BYTES: usize = 4 * 8 + ROOM;
+/// When it began the call that it is at, or the item, if items are timed.
+const ITEM_BEGAN: usize = DRAFT + 4;
+const RESULTS: usize = DRAFT + 5;
+pub(crate) const BYTES: usize = 5 * 8 + ROOM;
 
 /// The worker's side.
 pub(crate) struct Draft<'a>(&'a [AtomicU64]);
@@ -102,4 +105,15 @@ pub(crate) fn read(segment: &Segment, serial: u64, sent: u32) -> (u32, Vec<u8>) 
     // It may have sent items, and not have said so there yet.
     let is_new = words[SENT].load(Ordering::Relaxed) == u64::from(sent);
     if is_its && is_new { (done, bytes) } else { (0, Vec::new()) }
+}
+
+/// The worker notes when it begins a call or an item.
+pub(crate) fn begin_item(segment: &Segment, now: Tick) {
+    segment.words()[ITEM_BEGAN].store(now.as_nanos(), Ordering::Relaxed);
+}
+
+/// When a worker that has ended began the call or the item that it was at, as far as it has said so.
+pub(crate) fn item_began(segment: &Segment) -> Option<Tick> {
+    let nanos = segment.words()[ITEM_BEGAN].load(Ordering::Relaxed);
+    (nanos != 0).then(|| Tick::from_nanos(nanos))
 }

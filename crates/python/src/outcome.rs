@@ -18,7 +18,8 @@ pub(crate) struct Receipt {
     waited: f64,
     /// Seconds running, over all attempts.
     wall: f64,
-    /// Processor seconds of the thread that ran it, over all attempts; None for coroutines, which share theirs.
+    /// Processor seconds of the thread that ran it, over all attempts but those that were stopped; None for coroutines,
+    /// which share theirs.
     cpu: Option<f64>,
     /// Bytes sent to the worker; 0 within a process, where nothing is copied.
     bytes_in: u64,
@@ -29,8 +30,11 @@ pub(crate) struct Receipt {
 #[pymethods]
 impl Receipt {
     fn __repr__(&self) -> String {
-        let cpu = self.cpu.map_or_else(|| "None".to_owned(), |cpu| format!("{cpu:.6}"));
-        format!("Receipt(waited={:.6}, wall={:.6}, cpu={cpu})", self.waited, self.wall)
+        let Self { waited, wall, cpu, bytes_in, bytes_out } = self;
+        let cpu = cpu.map_or_else(|| "None".to_owned(), |cpu| format!("{cpu:.6}"));
+        format!(
+            "Receipt(waited={waited:.6}, wall={wall:.6}, cpu={cpu}, bytes_in={bytes_in}, bytes_out={bytes_out})"
+        )
     }
 }
 

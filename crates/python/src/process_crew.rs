@@ -216,7 +216,7 @@ impl Freight {
         }
     }
 
-    fn detail(&self) -> Option<&Detail> {
+    pub(crate) fn detail(&self) -> Option<&Detail> {
         match self {
             Self::Call { future, .. } => future.get().detail(),
             Self::Batch(_) => None,
@@ -261,6 +261,19 @@ impl Flight {
                 None => Ok(()),
             },
             Freight::Batch(_) => Ok(()),
+        }
+    }
+
+    /// When its worker, which has ended by `now`, began the call or the item that it was at.
+    pub(crate) fn item_began(&self, segment: &Segment, now: Tick) -> Tick {
+        let (is_timed, submitted) = match &self.freight {
+            Freight::Call { parcel, .. } => (true, parcel.submitted),
+            Freight::Batch(batch) => (batch.bulk.manner.is_timed, batch.bulk.submitted),
+        };
+        match draft::item_began(segment).filter(|_| is_timed) {
+            // Another process wrote that: it may be anything.
+            Some(began) => began.max(submitted).min(now),
+            None => self.began.unwrap_or(now),
         }
     }
 

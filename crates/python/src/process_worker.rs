@@ -19,7 +19,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::bulk::Manner;
 use crate::cancellations;
-use crate::draft::Draft;
+use crate::draft::{self, Draft};
 use crate::enter::Turn;
 use crate::lines::{Lines, STREAMS};
 use crate::message::{self, Content, Order, Place, Task};
@@ -295,6 +295,7 @@ impl ProcessWorker {
         arguments: Arguments<'_>,
     ) -> PyResult<()> {
         let (began, cpu) = (clock::now(), clock::thread_cpu());
+        draft::begin_item(&body.control.0, began);
         let result = call(py, body, task, arguments);
         let run = clock::now() - began;
         let cpu = clock::thread_cpu().saturating_sub(cpu);
@@ -353,6 +354,9 @@ impl ProcessWorker {
             done += 1;
             let from = results.bytes.len();
             let before = Before::of(task.manner);
+            if let Some(before) = &before {
+                draft::begin_item(&segment, before.wall);
+            }
             let function = function_of(py, body, task);
             let result = native::in_context(&context, || call_item(function, task.manner, &mut reader, py));
             results.add(py, result, before.map(Before::times))?;
@@ -401,7 +405,7 @@ impl ProcessWorker {
             for _ in 0..done {
                 results.done += 1;
                 results.failed += 1;
-                wire::encode_failed_item(&pickled, task.manner, &mut results.bytes);
+                wire::encode_failed_item(&pickled, task.manner, Duration::ZERO, &mut results.bytes);
             }
             let header = message::part(task.serial, results.done, results.failed, nanoseconds(run));
             self.answer(py, body, task.serial, &[&header, &results.bytes])?;

@@ -528,7 +528,7 @@ impl Supervisor {
                 let error = unsendable(py, &flight, why);
                 if let Freight::Batch(batch) = flight.freight {
                     let count = batch.items.len();
-                    return self.fail_items(py, batch, flight.age, &error, count, wakes);
+                    return self.fail_items(py, batch, flight.age, &error, (count, Duration::ZERO), wakes);
                 }
                 self.ended(py, &flight, Outcome::of(py, Err(error)), began, wakes)
             }
@@ -565,9 +565,13 @@ impl Supervisor {
         wakes: &mut Wakes,
     ) -> PyResult<()> {
         let error = worker_died(py, hand, &flight, ended)?;
+        let now = clock::now();
+        let wall = now - flight.item_began(&hand.segment, now);
         let Freight::Batch(mut batch) = flight.freight else {
-            let began = flight.began.unwrap_or_else(clock::now);
-            return self.ended(py, &flight, Outcome::of(py, Err(error)), began, wakes);
+            if let Some(detail) = flight.freight.detail() {
+                attempt::measure_stopped(detail, wall);
+            }
+            return self.ended(py, &flight, Outcome::of(py, Err(error)), flight.began.unwrap_or(now), wakes);
         };
         let run = flight.began.map_or(Duration::ZERO, |began| clock::now() - began);
         if let Some(results) = read_ahead(hand, flight.serial, &mut batch, run) {
@@ -577,17 +581,17 @@ impl Supervisor {
                 Err(nonsense) => error::log_message(py, &format!("a worker process ended after {nonsense}")),
             }
         }
-        self.fail_items(py, batch, flight.age, &error, 1, wakes)
+        self.fail_items(py, batch, flight.age, &error, (1, wall), wakes)
     }
 
-    /// Fails the next `count` items of a batch, and gives back the others.
+    /// Fails the next `count` items of a batch, each after so long, and gives back the others.
     fn fail_items(
         &self,
         py: Python<'_>,
         mut batch: Batch,
         age: u64,
         error: &PyErr,
-        count: usize,
+        (count, wall): (usize, Duration),
         wakes: &mut Wakes,
     ) -> PyResult<()> {
         let count = u32::try_from(count.min(batch.items.len())).unwrap_or(u32::MAX);
@@ -597,12 +601,12 @@ impl Supervisor {
         let pickled = parcel::dump((error.value(py), py.None()).into_pyobject(py)?.as_any())?;
         let mut bytes = Vec::new();
         for _ in 0..count {
-            wire::encode_failed_item(&pickled, batch.bulk.manner, &mut bytes);
+            wire::encode_failed_item(&pickled, batch.bulk.manner, wall, &mut bytes);
         }
         let wake = {
             let mut shared = self.pool.shared();
             let Shared { scheduler, statistics, .. } = &mut *shared;
-            let results = Results { done: count, failed: count, run: Duration::ZERO, bytes };
+            let results = Results { done: count, failed: count, run: wall, bytes };
             let settled = settle(&mut batch, None, results, statistics);
             Queue { scheduler, statistics }.take_rest(&batch, age);
             drop(shared);

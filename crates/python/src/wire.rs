@@ -55,10 +55,10 @@ pub(crate) fn encode_times(times: Times, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the failure of an item that nobody has worked on to its end.
-pub(crate) fn encode_failed_item(pickled: &[u8], manner: Manner, out: &mut Vec<u8>) {
+/// Appends the failure of an item that nobody has worked on to its end, but for so long.
+pub(crate) fn encode_failed_item(pickled: &[u8], manner: Manner, wall: Duration, out: &mut Vec<u8>) {
     if manner.is_timed {
-        encode_times(Times { wall: Duration::ZERO, cpu: manner.is_measured.then_some(Duration::ZERO) }, out);
+        encode_times(Times { wall, cpu: manner.is_measured.then_some(Duration::ZERO) }, out);
     }
     encode_failure(pickled, out);
 }
