@@ -778,6 +778,44 @@ def test_options_are_checked(options, kind):
         mh.ProcessExecutor(**options)
 
 
+def speak(number):
+    """Give the pool everything to do that one task can: words, a failure, a large answer, its worker's end."""
+    if number % 7 == 0:
+        print("says", number)
+    if number % 11 == 0:
+        raise LookupError(number)
+    if number % 97 == 0:
+        os._exit(3)
+    return bytes(2 * RING) if number % 13 == 0 else number
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_of_those_who_wait_for_one_task_at_a_time_gets_its_answer(threads, capsys):
+    answers = {}
+
+    def use(first):
+        for number in range(first, 300, threads):
+            future = pool.submit(speak, number)
+            try:
+                answers[number] = future.result(timeout=60)
+            except (LookupError, mh.WorkerDied) as failure:
+                answers[number] = type(failure)
+
+    with mh.ProcessExecutor(2, max_tasks_per_worker=40) as pool:
+        users = [threading.Thread(target=use, args=(first,)) for first in range(threads)]
+        for user in users:
+            user.start()
+        for user in users:
+            user.join()
+    for number in range(300):
+        expected = bytes(2 * RING) if number % 13 == 0 else number
+        expected = mh.WorkerDied if number % 97 == 0 else expected
+        expected = LookupError if number % 11 == 0 else expected
+        assert answers[number] == expected, number
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("says")]
+    assert sorted(said) == sorted(f"says {number}" for number in range(0, 300, 7))
+
+
 def test_threads_may_share_an_executor(pool):
     results = []
 

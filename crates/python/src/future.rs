@@ -8,7 +8,6 @@
 //! Rules for this file: nothing Python-visible happens under the cell's lock but taking references, for the
 //! garbage collector may look at any future at any allocation.
 
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -381,12 +380,11 @@ impl Future {
         let is_over = || futures.iter().any(|future| future.get().state().is_done());
         let [single] = futures else { return Self::park_for_any(py, futures, deadline, is_over) };
         let this = single.get();
-        let Some(patience) = this.pool().and_then(|pool| pool.patience()) else {
+        let Some((pool, patience)) = this.pool().and_then(|pool| Some((pool, pool.patience()?))) else {
             return Self::park_for_any(py, futures, deadline, is_over);
         };
         let began = clock::now();
-        let look = || patience.look(began, deadline, || Ok::<_, Infallible>(this.state().is_done()));
-        let Ok(found) = py.detach(look);
+        let found = py.detach(|| pool.look(deadline, || this.state().is_done()));
         let waited = if found { Ok(true) } else { Self::park_for_any(py, futures, deadline, is_over) };
         if let Ok(true) = waited {
             patience.learn(clock::now() - began);

@@ -7,6 +7,7 @@
 //! The lock is never held across a Python call. Dropping a `Py` may be one, so tasks leave the lock before they are
 //! dropped.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,7 +33,7 @@ use crate::parcel::{Functions, Parcel};
 use crate::patience::Patience;
 use crate::process_crew::{Dispatched, Flight, ProcessCrew, ProcessHand, Queue};
 use crate::reading;
-use crate::supervisor;
+use crate::supervisor::{self, Desk, StandIn};
 use crate::thread_crew::{Thread, ThreadCrew, ThreadHand};
 use crate::waiter::Wakes;
 
@@ -224,6 +225,8 @@ pub(crate) struct Pool {
     pub(crate) over: Latch,
     /// How long to look for a result of worker processes.
     patience: Patience,
+    /// What the supervisor of worker processes works with.
+    pub(crate) desk: Desk,
 }
 
 impl Pool {
@@ -243,6 +246,7 @@ impl Pool {
             },
             over: Latch::default(),
             patience: Patience::new(LOOK),
+            desk: Desk::default(),
             spawn,
             shared: Mutex::new(Shared {
                 scheduler: Scheduler::new(),
@@ -306,8 +310,26 @@ impl Pool {
         self.enqueue(py, 1, order, || Future::create_for(py, self, work, detail))
     }
 
-    /// How long it is worth looking for a result; `None` if it comes from this process: who looks would keep the task from
-    /// running.
+    /// Looks for a result of a worker process as long as that is worth it. Those of this process are not looked for: that
+    /// would keep their tasks from running.
+    pub(crate) fn look(self: &Arc<Self>, deadline: Option<Tick>, is_over: impl Fn() -> bool) -> bool {
+        let mut stand_in = None;
+        let mut is_awake = false;
+        let is_there = || {
+            if !is_awake && stand_in.is_none() {
+                stand_in = StandIn::take_over(self);
+            }
+            if stand_in.as_mut().is_some_and(|stand_in| !stand_in.read()) {
+                stand_in = None;
+                is_awake = true;
+            }
+            Ok::<_, Infallible>(is_over())
+        };
+        let Ok(found) = self.patience.look(clock::now(), deadline, is_there);
+        found
+    }
+
+    /// The patience of those who wait for worker processes; `None` if nobody should.
     pub(crate) fn patience(&self) -> Option<&Patience> {
         (self.model == Model::Processes).then_some(&self.patience)
     }

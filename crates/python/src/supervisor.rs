@@ -3,9 +3,13 @@
 //! It reads what workers answer and settles futures, without the interpreter as long as nobody Python-side has to be
 //! told; starts workers, ends those whose task has passed its limit, buries the dead and moves their tasks. It sleeps on
 //! one event, which workers, submitters and the zygote's messages signal, and only while it sleeps.
+//!
+//! Who holds the papers on its desk acts as the supervisor. While it sleeps, a thread that looks for the only result there
+//! is to come [stands in](StandIn) for it: one thread less to wake.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
@@ -74,10 +78,16 @@ enum Errand {
     Mad(Arc<ProcessHand>, String),
 }
 
-/// The thread.
-struct Supervisor {
-    pool: Arc<Pool>,
-    event: Arc<Event>,
+/// What the supervisor works with; whoever holds its papers is the supervisor.
+#[derive(Default)]
+pub(crate) struct Desk {
+    papers: Mutex<Papers>,
+    /// The supervisor itself has to do something: whoever stands in for it makes way.
+    is_wanted: AtomicBool,
+}
+
+#[derive(Default)]
+struct Papers {
     errands: Vec<Errand>,
     wakes: Wakes,
     message: Vec<u8>,
@@ -85,6 +95,17 @@ struct Supervisor {
     notes: Vec<Note>,
     /// Tasks that have passed their limits, until it is known where they were.
     farewells: Vec<Farewell>,
+    /// How many messages were read.
+    read: u64,
+    /// Until when the thread sleeps, if it does.
+    sleeps_until: Option<Tick>,
+}
+
+/// Whoever holds the papers.
+struct Supervisor<'a> {
+    pool: &'a Arc<Pool>,
+    event: Arc<Event>,
+    papers: MutexGuard<'a, Papers>,
 }
 
 /// A task that is stopped, and until when to wait for its worker to say where it was.
@@ -121,45 +142,52 @@ pub(crate) fn ensure(pool: &Arc<Pool>) -> io::Result<()> {
     };
     let pool = Arc::clone(pool);
     std::thread::Builder::new().name("manyhands-supervisor".to_owned()).spawn(move || {
-        let mut supervisor = Supervisor {
-            pool,
-            event,
-            errands: Vec::new(),
-            wakes: Wakes::default(),
-            message: Vec::new(),
-            notes: Vec::new(),
-            farewells: Vec::new(),
-        };
-        supervisor.run();
-        supervisor.pool.stock.clear();
-        supervisor.pool.over.open();
+        supervise(&pool, &event);
+        pool.stock.clear();
+        pool.over.open();
     })?;
     Ok(())
 }
 
-impl Supervisor {
-    fn run(&mut self) {
+fn supervise(pool: &Arc<Pool>, event: &Arc<Event>) {
+    while let Some(deadline) = Supervisor::at_desk(pool, event).work() {
+        let patience = deadline.since(clock::now()).min(LONGEST);
+        // A failure or a signal only means to look again.
+        let _ = event.wait(Some(patience));
+        event.drain();
+    }
+}
+
+impl<'a> Supervisor<'a> {
+    fn at_desk(pool: &'a Arc<Pool>, event: &Arc<Event>) -> Self {
+        pool.desk.is_wanted.store(true, Ordering::Relaxed);
+        let papers = pool.desk.papers.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.desk.is_wanted.store(false, Ordering::Relaxed);
+        Self { pool, event: Arc::clone(event), papers }
+    }
+
+    /// Works until there is nothing to do; returns until when to sleep, `None` if there is nothing left to look after.
+    fn work(mut self) -> Option<Tick> {
+        self.papers.sleeps_until = None;
+        self.end_sleep();
         loop {
             for hand in self.hands() {
                 self.collect(&hand);
                 self.bury(&hand);
             }
             self.say_farewells(clock::now());
-            let Some(deadline) = self.look_after() else { return };
-            self.wakes.flush();
-            if !self.errands.is_empty() {
+            let deadline = self.look_after()?;
+            self.papers.wakes.flush();
+            if !self.papers.errands.is_empty() {
                 if !self.run_errands() {
-                    return;
+                    return None;
                 }
-                continue;
+            } else if self.may_sleep() {
+                self.papers.sleeps_until = Some(deadline);
+                return Some(deadline);
+            } else {
+                self.end_sleep();
             }
-            if self.may_sleep() {
-                let patience = deadline.since(clock::now()).min(LONGEST);
-                // A failure or a signal only means to look again.
-                let _ = self.event.wait(Some(patience));
-            }
-            self.event.drain();
-            self.hands().iter().for_each(|hand| hand.results().end_sleep());
         }
     }
 
@@ -181,25 +209,30 @@ impl Supervisor {
         self.hands().iter().filter(|hand| !hand.is_mad()).all(|hand| hand.results().prepare_sleep())
     }
 
+    fn end_sleep(&self) {
+        self.hands().iter().for_each(|hand| hand.results().end_sleep());
+    }
+
     /// Reads what a worker has answered, and passes its notes on; `true` if it may have more to say.
     fn collect(&mut self, hand: &Arc<ProcessHand>) -> bool {
-        let has_more = self.read(hand);
+        let has_more = self.read(hand, MOST_NOTES);
         self.hear();
         has_more
     }
 
-    fn read(&mut self, hand: &Arc<ProcessHand>) -> bool {
+    fn read(&mut self, hand: &Arc<ProcessHand>, most_notes: usize) -> bool {
         while !hand.is_mad() {
-            if self.notes.len() >= MOST_NOTES {
+            if self.papers.notes.len() >= most_notes {
                 return true;
             }
-            let popped = hand.results().try_pop(&mut self.message);
+            let popped = hand.results().try_pop(&mut self.papers.message);
             let nonsense = match popped {
                 Ok(false) => return false,
                 Ok(true) => {
-                    let message = std::mem::take(&mut self.message);
+                    self.papers.read += 1;
+                    let message = std::mem::take(&mut self.papers.message);
                     let handled = self.handle(hand, &message, true);
-                    self.message = message;
+                    self.papers.message = message;
                     handled.err()
                 }
                 Err(corrupt) => Some(corrupt.to_string()),
@@ -213,12 +246,12 @@ impl Supervisor {
 
     /// Tells Python what workers have said.
     fn hear(&mut self) {
-        if self.notes.is_empty() {
+        if self.papers.notes.is_empty() {
             return;
         }
         // The interpreter may be busy: nobody shall wait for that whose result is there.
-        self.wakes.flush();
-        let notes = std::mem::take(&mut self.notes);
+        self.papers.wakes.flush();
+        let notes = std::mem::take(&mut self.papers.notes);
         Python::try_attach(|py| {
             for Note { hand, kind, bytes } in notes {
                 let hear = hand.process().hear.as_ref().map(|hear| hear.clone_ref(py));
@@ -233,7 +266,7 @@ impl Supervisor {
     /// Has a worker ended that says nonsense; one that has ended could not finish what it said.
     fn call_mad(&mut self, hand: &Arc<ProcessHand>, nonsense: String) {
         if hand.set_mad() && hand.process().ended.is_none() {
-            self.errands.push(Errand::Mad(Arc::clone(hand), nonsense));
+            self.papers.errands.push(Errand::Mad(Arc::clone(hand), nonsense));
         }
     }
 
@@ -245,7 +278,7 @@ impl Supervisor {
         }
         match answer {
             Some(Answer::Note { kind, bytes }) => {
-                self.notes.push(Note { hand: Arc::clone(hand), kind, bytes: bytes.to_vec() });
+                self.papers.notes.push(Note { hand: Arc::clone(hand), kind, bytes: bytes.to_vec() });
                 Ok(())
             }
             Some(Answer::Ready) => {
@@ -259,7 +292,7 @@ impl Supervisor {
                 Ok(())
             }
             Some(Answer::NotReady(traceback)) => {
-                self.errands.push(Errand::Broken(String::from_utf8_lossy(traceback).into_owned()));
+                self.papers.errands.push(Errand::Broken(String::from_utf8_lossy(traceback).into_owned()));
                 Ok(())
             }
             Some(Answer::Done { serial, has_failed, run, cpu, content }) => {
@@ -332,7 +365,7 @@ impl Supervisor {
             attempt::weigh(detail, parcel.arguments.len(), weight);
             if detail.policy.is_some() {
                 drop(shared);
-                self.errands.push(Errand::Ended(flight, outcome, began));
+                self.papers.errands.push(Errand::Ended(flight, outcome, began));
                 return Ok(());
             }
         }
@@ -344,9 +377,9 @@ impl Supervisor {
         };
         shared.record(&Ran { ended, waited: began - parcel.submitted, began }, now);
         drop(shared);
-        match (future.finish_detached(outcome, &mut self.wakes), flight.freight) {
+        match (future.finish_detached(outcome, &mut self.papers.wakes), flight.freight) {
             (Rest::Nothing, _) | (_, Freight::Batch(_)) => {}
-            (rest, Freight::Call { future, .. }) => self.errands.push(Errand::Rest(future, rest)),
+            (rest, Freight::Call { future, .. }) => self.papers.errands.push(Errand::Rest(future, rest)),
         }
         Ok(())
     }
@@ -375,8 +408,8 @@ impl Supervisor {
 
     /// Tells a consumer of a part.
     fn post(&mut self, (mailbox, number): Letter) {
-        if !mailbox.put_detached(number, &mut self.wakes) {
-            self.errands.push(Errand::Letter((mailbox, number)));
+        if !mailbox.put_detached(number, &mut self.papers.wakes) {
+            self.papers.errands.push(Errand::Letter((mailbox, number)));
         }
     }
 
@@ -391,10 +424,10 @@ impl Supervisor {
         let (victims, gives_up) = crew.bury(hand, Queue { scheduler, statistics }, clock::now());
         drop(shared);
         for flight in victims {
-            self.errands.push(Errand::Died(Arc::clone(hand), flight, ended));
+            self.papers.errands.push(Errand::Died(Arc::clone(hand), flight, ended));
         }
         if gives_up {
-            self.errands.push(Errand::Broken(format!(
+            self.papers.errands.push(Errand::Broken(format!(
                 "worker processes end before they can run anything ({})",
                 describe(ended)
             )));
@@ -404,7 +437,7 @@ impl Supervisor {
     /// A coroutine that is stopped was there; its worker says no more of it.
     fn seen(&mut self, serial: u64, frame: Option<String>) {
         let is_its = |farewell: &&mut Farewell| farewell.hand.is_none() && farewell.flight.serial == serial;
-        if let Some(farewell) = self.farewells.iter_mut().find(is_its) {
+        if let Some(farewell) = self.papers.farewells.iter_mut().find(is_its) {
             farewell.frame = farewell.frame.take().or(frame);
             farewell.until = Tick::ZERO;
         }
@@ -412,8 +445,9 @@ impl Supervisor {
 
     /// Settles tasks that have passed their limits, and whose workers have said where they were or had their time to.
     fn say_farewells(&mut self, now: Tick) {
-        let over = self.farewells.extract_if(.., |farewell| farewell.is_over(now));
-        self.errands.extend(over.map(Errand::TimedOut));
+        let Papers { errands, farewells, .. } = &mut *self.papers;
+        let over = farewells.extract_if(.., |farewell| farewell.is_over(now));
+        errands.extend(over.map(Errand::TimedOut));
     }
 
     /// Dispatches, levels, looks at limits; returns when to look again, `None` if there is nothing left to look after.
@@ -424,11 +458,11 @@ impl Supervisor {
         let Shared { crew, scheduler, statistics, .. } = &mut *shared;
         let Crew::Processes(crew) = crew else { return None };
         for (hand, flight) in crew.overdue(now, Queue { scheduler, statistics }) {
-            self.errands.extend(hand.clone().map(Errand::Overdue));
-            self.farewells.push(Farewell { hand, flight, frame: None, until: now + FAREWELL });
+            self.papers.errands.extend(hand.clone().map(Errand::Overdue));
+            self.papers.farewells.push(Farewell { hand, flight, frame: None, until: now + FAREWELL });
         }
         for hand in crew.deaf(now) {
-            self.errands.push(Errand::Mad(
+            self.papers.errands.push(Errand::Mad(
                 hand,
                 "its event loop is blocked: it does not cancel what it is told to".to_owned(),
             ));
@@ -436,24 +470,26 @@ impl Supervisor {
         let letters = look_into_drafts(crew, statistics, now);
         let (wake, level_at) =
             if broken { (Vec::new(), None) } else { hand_out(crew, scheduler, statistics, now) };
-        self.errands.extend(crew.cancelled.drain(..).map(Errand::Cancelled));
-        self.errands.extend(crew.unsendable.drain(..).map(|(flight, why)| Errand::Unsendable(flight, why)));
+        self.papers.errands.extend(crew.cancelled.drain(..).map(Errand::Cancelled));
+        self.papers
+            .errands
+            .extend(crew.unsendable.drain(..).map(|(flight, why)| Errand::Unsendable(flight, why)));
         let mad = crew.mad.drain(..).filter(|(hand, _)| hand.set_mad());
-        self.errands.extend(mad.map(|(hand, why)| Errand::Mad(hand, why)));
+        self.papers.errands.extend(mad.map(|(hand, why)| Errand::Mad(hand, why)));
         if broken && !scheduler.is_empty() {
             // Tasks of a worker that has ended came back: they fail like the others.
-            self.errands.push(Errand::Broken(String::new()));
+            self.papers.errands.push(Errand::Broken(String::new()));
         } else if crew.wants_worker(scheduler, now) {
-            self.errands.push(crew.add_worker().map_or_else(Errand::NoWorker, Errand::Start));
+            self.papers.errands.push(crew.add_worker().map_or_else(Errand::NoWorker, Errand::Start));
         }
         if closed && scheduler.is_empty() {
             crew.workers.iter_mut().filter(|worker| worker.flights.is_empty()).for_each(Worker::stop);
-            if crew.workers.is_empty() && self.errands.is_empty() && self.farewells.is_empty() {
+            if crew.workers.is_empty() && self.papers.errands.is_empty() && self.papers.farewells.is_empty() {
                 crew.is_supervised = false;
                 return None;
             }
         }
-        let farewell = self.farewells.iter().map(|farewell| farewell.until).min();
+        let farewell = self.papers.farewells.iter().map(|farewell| farewell.until).min();
         let next = [crew.until, crew.earliest_deadline(), crew.starts_again(scheduler), level_at, farewell];
         let deadline = next.into_iter().flatten().min().unwrap_or(Tick::NEVER);
         crew.supervisor_wakes = deadline;
@@ -469,8 +505,8 @@ impl Supervisor {
 
     /// Does what needs the interpreter; `false` if there is none any more.
     fn run_errands(&mut self) -> bool {
-        let errands = std::mem::take(&mut self.errands);
-        let mut wakes = std::mem::take(&mut self.wakes);
+        let errands = std::mem::take(&mut self.papers.errands);
+        let mut wakes = std::mem::take(&mut self.papers.wakes);
         let ran = Python::try_attach(|py| {
             for errand in errands {
                 if let Err(failure) = self.run_errand(py, errand, &mut wakes) {
@@ -505,7 +541,7 @@ impl Supervisor {
                 // Batches have no limit.
                 let Freight::Call { future, .. } = &flight.freight else { return Ok(()) };
                 let frame = frame.or_else(|| last_frame(py, hand.as_ref()?));
-                let ended = attempt::timed_out(future.bind(py), &self.pool, frame, wakes)?;
+                let ended = attempt::timed_out(future.bind(py), self.pool, frame, wakes)?;
                 self.pool.shared().count(ended);
                 Ok(())
             }
@@ -550,7 +586,7 @@ impl Supervisor {
     ) -> PyResult<()> {
         flight.remember(py)?;
         let Freight::Call { future, parcel } = &flight.freight else { return Ok(()) };
-        let ended = attempt::ended(future.bind(py), &self.pool, outcome, wakes)?;
+        let ended = attempt::ended(future.bind(py), self.pool, outcome, wakes)?;
         let waited = began - parcel.submitted;
         self.pool.shared().record(&Ran { ended, waited, began }, clock::now());
         Ok(())
@@ -650,6 +686,62 @@ impl Supervisor {
         match (hand, begun) {
             (Some(hand), Some(flight)) => self.died(py, hand, flight, KILLED, wakes),
             _ => Ok(()),
+        }
+    }
+}
+
+/// A thread that reads answers in place of the supervisor, which sleeps. It does nothing that needs the interpreter:
+/// for that, and whenever it ends in the middle of something, it wakes the supervisor.
+pub(crate) struct StandIn<'a> {
+    supervisor: Supervisor<'a>,
+    hands: Vec<Arc<ProcessHand>>,
+    sleeps_until: Tick,
+    is_stuck: bool,
+}
+
+impl<'a> StandIn<'a> {
+    /// Takes over, if the supervisor sleeps and there is one task to be answered: with more of them another thread might
+    /// have to wait until this one has a processor.
+    pub(crate) fn take_over(pool: &'a Arc<Pool>) -> Option<Self> {
+        let papers = pool.desk.papers.try_lock().ok()?;
+        let sleeps_until = papers.sleeps_until.filter(|_| !pool.desk.is_wanted.load(Ordering::Relaxed))?;
+        let (event, hands) = {
+            let shared = pool.shared();
+            let Crew::Processes(crew) = &shared.crew else { return None };
+            let flights: usize = crew.workers.iter().map(|worker| worker.flights.len()).sum();
+            if flights != 1 || !shared.scheduler.is_empty() || shared.closed {
+                return None;
+            }
+            let hands: Vec<_> = crew.workers.iter().map(|worker| Arc::clone(&worker.hand)).collect();
+            (Arc::clone(&crew.event), hands)
+        };
+        for hand in &hands {
+            hand.results().end_sleep();
+        }
+        Some(Self { supervisor: Supervisor { pool, event, papers }, hands, sleeps_until, is_stuck: false })
+    }
+
+    /// Reads what has come; `false` if only the supervisor can go on.
+    pub(crate) fn read(&mut self) -> bool {
+        let before = self.supervisor.papers.read;
+        for hand in &self.hands {
+            self.is_stuck |= self.supervisor.read(hand, 1);
+        }
+        if self.supervisor.papers.read != before && !self.is_stuck {
+            self.is_stuck = self.supervisor.pool.shared().closed
+                || self.supervisor.look_after().is_none_or(|until| until < self.sleeps_until);
+            self.supervisor.papers.wakes.flush();
+        }
+        self.is_stuck |= !self.supervisor.papers.errands.is_empty();
+        self.is_stuck |= self.supervisor.pool.desk.is_wanted.load(Ordering::Relaxed);
+        !self.is_stuck
+    }
+}
+
+impl Drop for StandIn<'_> {
+    fn drop(&mut self) {
+        if self.is_stuck || !self.supervisor.may_sleep() {
+            self.supervisor.event.signal();
         }
     }
 }
