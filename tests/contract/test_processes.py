@@ -779,7 +779,7 @@ def test_options_are_checked(options, kind):
 
 
 def speak(number):
-    """Give the pool everything to do that one task can: words, a failure, a large answer, its worker's end."""
+    """Give the pool everything to do that one task can: words, failure, a large answer, its worker's end."""
     if number % 7 == 0:
         print("says", number)
     if number % 11 == 0:
