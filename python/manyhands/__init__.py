@@ -1,35 +1,83 @@
 """Every way of doing many things at once in Python, under one API.
 
 The layers, lowest first: `errors`; the Rust core; `futures`; `executors` (threads, processes, event loops);
-what is built on them: `map`, task groups, commands; the command line. A module knows only those before it.
+what is built on them: `maps`, task groups, commands; the command line. A module knows only those before it.
+
+Each name is imported when it is first used. No module is called like a name: `map` is always the function.
 """
 
-from manyhands._core import Policy
-from manyhands.commands import CommandFailed, map_commands, run_command
-from manyhands.errors import (
-    BrokenInitializer,
-    Cancelled,
-    ExecutorClosed,
-    ManyhandsError,
-    TaskFailureWarning,
-    TaskInterrupted,
-    TaskTimeout,
-    UnsendableError,
-    WorkerDied,
-    WrongExecutor,
-)
-from manyhands.executors import (
-    AsyncExecutor,
-    Executor,
-    ProcessExecutor,
-    ThreadExecutor,
-    executor,
-    register_joblib,
-)
-from manyhands.futures import Future, as_completed, gather, race, wait
-from manyhands.group import TaskGroup
-from manyhands.map import MapIterator, MapSummary, Outcome, Receipt, map, starmap
-from manyhands.randomness import item_random, item_seed
+from manyhands._lazy import imported_on_demand
+
+TYPE_CHECKING = False  # without the import: `typing` is a large module
+if TYPE_CHECKING:
+    from manyhands._core import Outcome, Policy, Receipt
+    from manyhands.commands import CommandFailed, map_commands, run_command
+    from manyhands.errors import (
+        BrokenInitializer,
+        Cancelled,
+        ExecutorClosed,
+        ManyhandsError,
+        TaskFailureWarning,
+        TaskInterrupted,
+        TaskTimeout,
+        UnsendableError,
+        WorkerDied,
+        WrongExecutor,
+    )
+    from manyhands.executors import (
+        AsyncExecutor,
+        Executor,
+        ProcessExecutor,
+        ThreadExecutor,
+        executor,
+        register_joblib,
+    )
+    from manyhands.futures import Future, as_completed, gather, race, wait
+    from manyhands.group import TaskGroup
+    from manyhands.maps import MapIterator, map, starmap
+    from manyhands.randomness import item_random, item_seed
+    from manyhands.summary import MapSummary
+else:
+    __getattr__, __dir__ = imported_on_demand(
+        __name__,
+        ("commands", "errors", "executors", "futures", "group", "maps", "randomness", "summary"),
+        {
+            "AsyncExecutor": "executors",
+            "BrokenInitializer": "errors",
+            "Cancelled": "errors",
+            "CommandFailed": "commands",
+            "Executor": "executors",
+            "ExecutorClosed": "errors",
+            "Future": "futures",
+            "ManyhandsError": "errors",
+            "MapIterator": "maps",
+            "MapSummary": "summary",
+            "Outcome": "_core",
+            "Policy": "_core",
+            "ProcessExecutor": "executors",
+            "Receipt": "_core",
+            "TaskFailureWarning": "errors",
+            "TaskGroup": "group",
+            "TaskInterrupted": "errors",
+            "TaskTimeout": "errors",
+            "ThreadExecutor": "executors",
+            "UnsendableError": "errors",
+            "WorkerDied": "errors",
+            "WrongExecutor": "errors",
+            "as_completed": "futures",
+            "executor": "executors",
+            "gather": "futures",
+            "item_random": "randomness",
+            "item_seed": "randomness",
+            "map": "maps",
+            "map_commands": "commands",
+            "race": "futures",
+            "register_joblib": "executors",
+            "run_command": "commands",
+            "starmap": "maps",
+            "wait": "futures",
+        },
+    )
 
 __all__ = [
     "AsyncExecutor",

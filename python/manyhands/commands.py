@@ -16,8 +16,8 @@ from manyhands import _core
 from manyhands._child import Child, to_its_end
 from manyhands._core import Outcome, Policy
 from manyhands.errors import ManyhandsError
-from manyhands.executors import AsyncExecutor
-from manyhands.map import MapIterator, map
+from manyhands.executors.async_ import AsyncExecutor
+from manyhands.maps import MapIterator, map
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -6,7 +6,6 @@ awaited.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 from collections.abc import AsyncIterator, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -48,6 +47,8 @@ class Future(_core.Future[T], concurrent.futures.Future[T]):
         Raises:
             asyncio.CancelledError: The future, or the awaiting task, was cancelled.
         """
+        import asyncio
+
         if not self.done():
             loop = asyncio.get_running_loop()
             woken = loop.create_future()
@@ -85,6 +86,8 @@ else:
 
 async def _settle(future: Future[Any]) -> None:
     """Wait on the running loop until a future is settled, whatever its outcome."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     woken = loop.create_future()
     if future._enrol_loop(loop, woken):
@@ -127,6 +130,8 @@ class _Completed(_core.Completed[F]):
     """Futures in the order in which they are settled, for ``for`` and for ``async for``."""
 
     async def __aiter__(self) -> AsyncIterator[F]:
+        import asyncio
+
         while len(self):
             future = self.take()
             if future is None:

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from manyhands.errors import Cancelled
-from manyhands.executors import Executor, executor
-from manyhands.executors.by_name import _needs_loop
+from manyhands.executors.base import Executor
+from manyhands.executors.by_name import _needs_loop, executor
 from manyhands.futures import Future, _settle, wait
 
 if TYPE_CHECKING:

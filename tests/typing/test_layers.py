@@ -27,7 +27,7 @@ def tree(tmp_path):
     )
     write(package / "_core.pyi", "from .errors import Problem\n")
     write(package / "sync.py", "from manyhands import _core, errors\nimport manyhands._core\n")
-    write(package / "map.py", "from manyhands.executors import thread\n")
+    write(package / "maps.py", "from manyhands.executors import thread\n")
     write(package / "executors" / "__init__.py", "from . import thread\n")
     write(package / "executors" / "thread.py", "from .. import sync\nfrom ..errors import Problem\n")
     write(package / "cli" / "__main__.py", "import click\nimport manyhands\nfrom . import map\n")
@@ -118,16 +118,16 @@ def test_a_crate_that_knows_too_much_is_named(tree, role, dependencies, complain
         ),
         (
             "executors/thread.py",
-            "from .. import map",
-            ":1: imports manyhands.map, which is of a higher",
+            "from .. import maps",
+            ":1: imports manyhands.maps, which is of a higher",
         ),
         (
-            "map.py",
+            "maps.py",
             "from .queue import app",
             ":1: imports manyhands.queue.app",
         ),
         (
-            "map.py",
+            "maps.py",
             "from . import Lock",
             ":1: imports manyhands.Lock, which is",
         ),

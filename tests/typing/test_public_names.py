@@ -50,6 +50,7 @@ def defined_names(module: ModuleType) -> set[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names.update(target.id for target in targets if isinstance(target, ast.Name))
     values = vars(module)
+    names.discard("TYPE_CHECKING")
     return {name for name in names if is_public(name) and not isinstance(values[name], TypeVar | ParamSpec)}
 
 

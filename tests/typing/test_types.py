@@ -5,13 +5,12 @@ import re
 import subprocess
 import sys
 import textwrap
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import manyhands as mh
-from manyhands.map import _Options
+from manyhands.maps import _Options
 
 PROLOGUE = """
 import asyncio
@@ -118,7 +117,7 @@ def test_the_options_for_type_checkers_are_those_of_map():
     source = Path(mh.map.__code__.co_filename).read_text(encoding="utf-8")
     base = Path(mh.Executor.with_policy.__code__.co_filename).read_text(encoding="utf-8")
     declared = typed_names(base, "AttemptOptions") | typed_names(source, "MapOptions") | {"on_error"}
-    assert declared == {field.name for field in fields(_Options)}
+    assert declared == set(_Options.__annotations__)
 
 
 def test_the_options_for_type_checkers_are_those_of_a_policy():

@@ -148,7 +148,7 @@ SUBJECTS = (
             "to fork the program as it stands."
         ),
         size=1,
-        ours=partial(beginnings, "manyhands", "manyhands"),
+        ours=partial(beginnings, "manyhands", "manyhands.executors.process"),
         peers={kind.name: partial(beginnings, *STARTS[kind.name]) for kind in PEERS},
         metrics=[
             Metric("first", "first pool", "s"),
@@ -162,7 +162,7 @@ SUBJECTS = (
         title="first result of a new pool of 2, workers from a clean process",
         how="The same against `ProcessPoolExecutor` with `forkserver`, whose workers are no copies either.",
         size=1,
-        ours=partial(beginnings, "manyhands", "manyhands"),
+        ours=partial(beginnings, "manyhands", "manyhands.executors.process"),
         peers={Standard.name: partial(beginnings, "forkserver", "concurrent.futures.process")},
         metrics=[Metric("first", "first pool", "s", [Times(1)]), Metric("second", "second pool", "s")],
         section="processes",

@@ -7,7 +7,7 @@ use manyhands_os::clock;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyCFunction, PyDict, PyFunction, PyTuple};
 
 use crate::detail::{Detail, OwnedGate};
 use crate::future::Future;
@@ -95,11 +95,38 @@ impl Executor {
     }
 }
 
-/// Whether calling it gives a coroutine: an `async def` function, a partial of one, or an object with such a `__call__`.
+/// Whether calling a function gives a coroutine, if that can be told without `inspect`, which is a large module. Once it
+/// is there, it is asked: somebody may have used it to mark a function.
+fn by_its_code(function: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
+    const CO_COROUTINE: u32 = 0x80;
+    if function.py().import("sys")?.getattr("modules")?.contains("inspect")? {
+        return Ok(None);
+    }
+    if function.is_exact_instance_of::<PyCFunction>() {
+        return Ok(Some(false));
+    }
+    if !function.is_exact_instance_of::<PyFunction>() {
+        return Ok(None);
+    }
+    let flags: u32 = function.getattr("__code__")?.getattr("co_flags")?.extract()?;
+    Ok(Some(flags & CO_COROUTINE != 0))
+}
+
+/// Whether calling it gives a coroutine: an ``async def`` function, a partial of one, or an object with such a
+/// ``__call__``.
+#[pyfunction]
 pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = function.py();
+    if let Some(known) = by_its_code(function)? {
+        return Ok(known);
+    }
+    let partial = py.import("functools")?.getattr("partial")?;
+    let mut function = function.clone();
+    while function.is_instance(&partial)? {
+        function = function.getattr("func")?;
+    }
     let is_one = py.import("inspect")?.getattr("iscoroutinefunction")?;
-    if is_one.call1((function,))?.is_truthy()? {
+    if is_one.call1((&function,))?.is_truthy()? {
         return Ok(true);
     }
     match function.get_type().getattr("__call__") {

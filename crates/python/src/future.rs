@@ -459,8 +459,9 @@ impl Drop for Future {
 #[pymethods]
 impl Future {
     #[new]
-    fn new() -> Self {
-        Self::blank()
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        crate::unobserved::prepare(py)?;
+        Ok(Self::blank())
     }
 
     /// Do nothing: the state was made with the object.

@@ -56,7 +56,7 @@ mod _core {
     #[pymodule_export]
     use crate::batched::Batched;
     #[pymodule_export]
-    use crate::executor::Executor;
+    use crate::executor::{Executor, is_coroutine_function};
     #[pymodule_export]
     use crate::future::Future;
     #[pymodule_export]
@@ -86,7 +86,6 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        super::unobserved::prepare(module.py())?;
         super::register_fork_handler(module.py())
     }
 

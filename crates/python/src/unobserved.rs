@@ -19,7 +19,7 @@ struct Means {
 
 static MEANS: PyOnceLock<Means> = PyOnceLock::new();
 
-/// Fetches what a warning needs. Called when the module is loaded.
+/// Fetches what a warning needs. Called when a future is made.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     means(py).map(drop)
 }

@@ -9,7 +9,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from manyhands import _core
@@ -18,6 +17,7 @@ from manyhands._core import Policy
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from manyhands.executors.figures import Statistics
     from manyhands.futures import Future
 
     RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Any], object]
@@ -41,54 +41,11 @@ if TYPE_CHECKING:
         priority: int
 
 
-__all__ = ["Executor", "Statistics", "TimesSummary"]
+__all__ = ["Executor"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _Hand: TypeAlias = _core.Thread | _core.Loop
-
-
-@dataclass(frozen=True)
-class TimesSummary:
-    """How a time was distributed over tasks. All but `count` in seconds; percentiles to two digits."""
-
-    count: int
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-    max: float
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What an executor has done so far.
-
-    Attributes:
-        submitted: Tasks taken.
-        queued: Tasks in the queue now: ready, delayed, or held back by a limit.
-        started: Attempts begun.
-        succeeded: Tasks that returned.
-        failed: Tasks that raised, after their retries.
-        cancelled: Tasks cancelled.
-        timed_out: Attempts stopped at their time limit.
-        retried: Attempts that were followed by another.
-        interrupted: Running functions that were stopped, by a limit or a forced cancellation.
-        wait: Times from submission to start.
-        run: Times of single attempts.
-    """
-
-    submitted: int
-    queued: int
-    started: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    timed_out: int
-    retried: int
-    interrupted: int
-    wait: TimesSummary
-    run: TimesSummary
 
 
 class Executor(_core.Executor, concurrent.futures.Executor):
@@ -204,6 +161,8 @@ class Executor(_core.Executor, concurrent.futures.Executor):
             >>> pool.statistics().succeeded
             5
         """
+        from manyhands.executors.figures import Statistics, TimesSummary  # costs what `dataclasses` does
+
         figures = self._statistics()
         return Statistics(
             **{**figures, "wait": TimesSummary(*figures["wait"]), "run": TimesSummary(*figures["run"])}

@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from manyhands.executors.async_ import AsyncExecutor
-from manyhands.executors.base import Executor
-from manyhands.executors.dask import DaskExecutor
-from manyhands.executors.process import ProcessExecutor
-from manyhands.executors.ray import RayExecutor
-from manyhands.executors.thread import ThreadExecutor
+from manyhands import _core
+
+if TYPE_CHECKING:
+    from manyhands.executors.async_ import AsyncExecutor
+    from manyhands.executors.base import Executor
+    from manyhands.executors.process import ProcessExecutor
+    from manyhands.executors.thread import ThreadExecutor
 
 __all__ = ["MODELS", "executor"]
 
+# Each imports its class when it makes one: nobody needs all of them.
+
+
+def _thread(workers: int | None, **options: Any) -> Executor:
+    from manyhands.executors.thread import ThreadExecutor
+
+    return ThreadExecutor(workers, **options)
+
+
+def _process(workers: int | None, **options: Any) -> Executor:
+    from manyhands.executors.process import ProcessExecutor
+
+    return ProcessExecutor(workers, **options)
+
 
 def _async(workers: int | None, **options: Any) -> Executor:
+    from manyhands.executors.async_ import AsyncExecutor
+
     return AsyncExecutor(**options) if workers is None else AsyncExecutor(concurrency=workers, **options)
 
 
 def _process_async(workers: int | None, concurrency: int = 100, **options: Any) -> Executor:
-    return ProcessExecutor(workers, concurrency=concurrency, **options)
+    return _process(workers, concurrency=concurrency, **options)
+
+
+def _dask(address: str, workers: int | None, **options: Any) -> Executor:
+    from manyhands.executors.dask import DaskExecutor
+
+    return DaskExecutor(address, workers, **options)
+
+
+def _ray(address: str, workers: int | None, **options: Any) -> Executor:
+    from manyhands.executors.ray import RayExecutor
+
+    return RayExecutor(address, workers, **options)
 
 
 _MAKERS: dict[str, Callable[..., Executor]] = {
-    ThreadExecutor.model: ThreadExecutor,
-    ProcessExecutor.model: ProcessExecutor,
-    AsyncExecutor.model: _async,
+    "thread": _thread,
+    "process": _process,
+    "async": _async,
     "process+async": _process_async,
 }
 
@@ -36,10 +63,7 @@ MODELS = tuple(_MAKERS)
 """The names of the executors of this machine."""
 
 # By what stands before "://" in an address, up to a "+" if there is one.
-_CONNECTORS: dict[str, Callable[..., Executor]] = {
-    DaskExecutor.model: DaskExecutor,
-    RayExecutor.model: RayExecutor,
-}
+_CONNECTORS: dict[str, Callable[..., Executor]] = {"dask": _dask, "ray": _ray}
 
 if TYPE_CHECKING:
 
@@ -91,15 +115,7 @@ def executor(model: str, /, workers: int | None = None, **options: object) -> Ex
 
 def _needs_loop(model: object, function: Callable[..., Any]) -> bool:
     """Whether the function is ``async def``, and executors by that name run plain ones."""
-    return model in (ThreadExecutor.model, ProcessExecutor.model) and _is_async(function)
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004
-    )
+    return model in ("thread", "process") and _core.is_coroutine_function(function)
 
 
 def _shown(model: object) -> str:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import operator
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 from manyhands import _core
-from manyhands._core import Outcome, Policy, Receipt
-from manyhands.executors import Executor, executor
-from manyhands.executors.by_name import _needs_loop
+from manyhands._core import Policy
+from manyhands.executors.base import Executor
+from manyhands.executors.by_name import _needs_loop, executor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from manyhands._core import Outcome
     from manyhands.executors.base import AttemptOptions, RetryOn
+    from manyhands.summary import MapSummary
 
-__all__ = ["Cost", "MapIterator", "MapSummary", "Outcome", "Receipt", "map", "starmap"]
+__all__ = ["MapIterator", "map", "starmap"]
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -27,46 +26,6 @@ _OnError = Literal["raise", "return", "skip"]
 
 _ASYNC_WORKERS = 100
 """Coroutines in flight by default, as many as the usual HTTP clients keep connections."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """An item that cost much: its position, the item itself, and the seconds it ran, over all attempts."""
-
-    index: int
-    input: Any
-    seconds: float
-
-
-@dataclass(frozen=True)
-class MapSummary:
-    """What a map has done.
-
-    Attributes:
-        total: Items handed out, skipped ones included.
-        succeeded: Items whose function returned.
-        failed: Items whose function raised, after their retries.
-        retried: Attempts beyond the first ones.
-        failures: How many items failed, by the name of the exception.
-        costliest: The ten items that ran longest, the longest first.
-        seconds: From the first look at the input to the end, or to now.
-
-    Example:
-        >>> import manyhands as mh
-        >>> values = mh.map(int, ["1", "x", "3"], on_error="skip")
-        >>> list(values)
-        [1, 3]
-        >>> values.summary().failures
-        {'ValueError': 1}
-    """
-
-    total: int
-    succeeded: int
-    failed: int
-    retried: int
-    failures: dict[str, int]
-    costliest: list[Cost]
-    seconds: float
 
 
 class MapIterator(_core.Mapped[T]):
@@ -116,6 +75,8 @@ class MapIterator(_core.Mapped[T]):
         return ready[0]
 
     async def _settled(self) -> None:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
         if self._enrol_loop(loop, woken):
@@ -123,6 +84,8 @@ class MapIterator(_core.Mapped[T]):
 
     def summary(self) -> MapSummary:
         """Return what has been done so far, or in all once the map is over."""
+        from manyhands.summary import Cost, MapSummary  # costs what `dataclasses` does
+
         figures = self._figures()
         costliest = [Cost(*cost) for cost in figures.pop("costliest")]
         total = figures["succeeded"] + figures["failed"]
@@ -142,9 +105,8 @@ if TYPE_CHECKING:
         seed: int | None
 
 
-@dataclass(frozen=True)
 class _Options:
-    """Every option of `map`, once. The policy's are those of `Policy`."""
+    """Every option of `map`, once, with its default. The policy's are those of `Policy`."""
 
     on: str | Executor = "thread"
     workers: int | None = None
@@ -160,6 +122,13 @@ class _Options:
     progress: bool | str = False
     on_error: _OnError = "raise"
     seed: int | None = None
+
+    def __init__(self, **given: Any) -> None:
+        for name in given:
+            if name not in _Options.__annotations__:
+                known = ", ".join(_Options.__annotations__)
+                raise TypeError(f"could not map: found the option {name!r}, expected one of {known}")
+        self.__dict__.update(given)
 
     def policy(self) -> Policy:
         """Return the terms of each task."""
@@ -364,7 +333,7 @@ def _start(
 ) -> MapIterator[Any]:
     if not callable(fn):
         raise TypeError(f"could not map: found {fn!r} as the function, which is not callable")
-    options = _Options(**_known(given))
+    options = _Options(**given)
     options.check()
     policy = options.policy()
     iterator = iter(source)
@@ -386,14 +355,6 @@ def _start(
     )
 
 
-def _known(given: dict[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in fields(_Options)]
-    for name in given:
-        if name not in names:
-            raise TypeError(f"could not map: found the option {name!r}, expected one of {', '.join(names)}")
-    return given
-
-
 def _total(iterables: tuple[Iterable[Any], ...]) -> int | None:
     """How many items there are, if every iterable knows its length."""
     try:
@@ -404,5 +365,7 @@ def _total(iterables: tuple[Iterable[Any], ...]) -> int | None:
 
 def _as_seed(seed: int) -> int:
     """Any whole number, folded to 64 bits."""
+    from random import Random
+
     number = operator.index(seed)
-    return number if 0 <= number < 1 << 64 else random.Random(number).getrandbits(64)
+    return number if 0 <= number < 1 << 64 else Random(number).getrandbits(64)

@@ -1,0 +1,93 @@
+"""What is imported when: a program pays for what it uses, and names mean the same in whatever order."""
+
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import manyhands as mh
+
+LARGE = (
+    "_ssl",
+    "asyncio",
+    "cloudpickle",
+    "concurrent.futures",
+    "dataclasses",
+    "inspect",
+    "logging",
+    "multiprocessing",
+    "pathlib",
+    "pickle",
+    "re",
+    "socket",
+    "subprocess",
+    "threading",
+    "typing",
+)
+"""Modules that take a millisecond or more, or import others that do."""
+OF_ANY_EXECUTOR = {"concurrent.futures", "logging", "re", "threading", "typing"}
+"""What the base classes come from, and what their modules import."""
+OF_ERRORS = {"asyncio", "inspect", "pickle", "socket", "subprocess", "_ssl"}
+"""Before Python 3.11, asyncio has a timeout of its own, of which ours has to be one."""
+if sys.version_info >= (3, 11):
+    OF_ERRORS.clear()
+
+PROGRAM = """
+import json, sys
+before = {*sys.modules}
+%s
+print(json.dumps(sorted({*sys.modules} - before)))
+"""
+
+
+def imported_by(code: str) -> set[str]:
+    command = [sys.executable, "-I", "-c", PROGRAM % code]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    return {*json.loads(ran.stdout)}
+
+
+def test_importing_the_package_imports_no_large_module():
+    imported = imported_by("import manyhands")
+    assert "manyhands" in imported
+    assert imported.isdisjoint(LARGE)
+    assert [name for name in imported if name.startswith("manyhands.")] == ["manyhands._lazy"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import manyhands as mh; list(mh.map(abs, [1, -2], workers=1))",
+        "import manyhands as mh; mh.ThreadExecutor(1).submit(abs, -1).result()",
+        "import manyhands as mh\nwith mh.TaskGroup() as group: group.submit(abs, -1)",
+    ],
+    ids=["map", "ThreadExecutor", "TaskGroup"],
+)
+def test_threads_need_no_event_loop_and_no_process(code):
+    assert imported_by(code) & {*LARGE} <= OF_ANY_EXECUTOR | OF_ERRORS
+
+
+@pytest.mark.parametrize(
+    "module", ["manyhands", *(f"manyhands.{name}" for name in ("_core", "executors", "errors", "maps"))]
+)
+def test_each_module_can_be_imported_first(module):
+    assert module in imported_by(f"import {module}")
+
+
+def test_a_name_is_there_before_it_was_used_and_means_the_same_afterwards():
+    assert {*mh.__all__} <= {*dir(mh)}
+    names: dict[str, object] = {}
+    exec("from manyhands import *", names)
+    assert {name for name in mh.__all__ if names.get(name) is not getattr(mh, name)} == set()
+
+
+@pytest.mark.parametrize("package", [mh, mh.executors], ids=["manyhands", "manyhands.executors"])
+def test_no_module_is_called_like_a_name(package):
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    assert modules & {*package.__all__} == set()
+
+
+def test_what_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'manyhands' has no attribute 'nonsense'"):
+        mh.nonsense  # noqa: B018
