@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 Function = Callable[[Any], Any]
 
 
-class Library:
+class Library(ABC):
     """How one library does it; the methods are called in one interpreter, at most once for each scenario."""
 
     name: ClassVar[str]
@@ -23,24 +24,25 @@ class Library:
     impossible: ClassVar[dict[str, str]] = {}
     """The scenarios that its model cannot have, and why."""
 
+    @abstractmethod
     def kept(self, function: Function, items: Iterable[Any]) -> list[Any]:
         """Return the results of the items that did not fail."""
-        raise NotImplementedError
 
     def suffer(self, function: Function, items: Iterable[Any]) -> None:
         """Run items of which one kills its worker, and come back."""
         self.kept(function, items)
 
+    @abstractmethod
     def mapped(self, function: Function, items: Iterable[Any]) -> Iterator[Any]:
         """Return its iterator over many items."""
-        raise NotImplementedError
 
+    @abstractmethod
     def limited(self, function: Function, items: Iterable[Any], seconds: float) -> list[Any]:
         """Return the results of the items that took no longer than that."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
-        """Wait until everything is done, if it is not done item by item."""
+        """Wait until everything is done."""
 
 
 def values(gets: Iterable[Callable[[], Any]]) -> list[Any]:
@@ -147,6 +149,9 @@ class Joblib(Library):
         import joblib
 
         return joblib.Parallel(2, return_as=kind, **options)(joblib.delayed(function)(item) for item in items)
+
+    def close(self) -> None:
+        """Its results are taken from calls that have ended."""
 
 
 class Mpire(Library):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.util
 import multiprocessing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ Function = Callable[[Any], Any]
 WORKERS, FEW = 2, 20
 
 
-class Pool:
+class Pool(ABC):
     """One kind of pool, open within a ``with`` block.
 
     Its workers are started by `started`, or by a few items in the way that is to be measured: mpire starts
@@ -37,21 +38,22 @@ class Pool:
     def __enter__(self) -> Pool:  # noqa: PYI034
         return self
 
+    @abstractmethod
     def __exit__(self, *exc_info: object) -> None:
-        raise NotImplementedError
+        """Wait for the workers to end."""
 
     def started(self) -> Pool:
         for get in [self.submit(nothing) for _ in range(FEW)]:
             get()
         return self
 
+    @abstractmethod
     def submit(self, function: Function, *args: Any) -> Callable[[], Any]:
         """Submit a task; return what waits for its result."""
-        raise NotImplementedError
 
+    @abstractmethod
     def map(self, function: Function, items: Iterable[Any], chunk: int) -> Iterable[Any]:
         """Return the results in order, by what takes the least time, chunks of so many items."""
-        raise NotImplementedError
 
     def lazily(self, function: Function, items: Iterable[Any], chunk: int) -> Iterable[Any]:
         """Return the results in order, the first ones before the last ones are there."""
