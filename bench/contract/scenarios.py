@@ -191,18 +191,22 @@ class Scenario:
     shows: Callable[[dict[str, Any]], str]
 
 
+def count(key: str, wanted: int) -> tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], str]]:
+    """Judge a number that was found: it must be that one."""
+    return lambda found: found[key] == wanted, lambda found: str(found[key])
+
+
+def fact(key: str) -> tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], str]]:
+    """Judge whether something was found to be so: it must be."""
+    return lambda found: found[key], lambda found: _yes(found[key])
+
+
 def _yes(found: bool) -> str:
     return "yes" if found else "no"
 
 
 SCENARIOS = (
-    Scenario(
-        "kill",
-        "worker killed on 1 item: good results of 19",
-        kill,
-        lambda found: found["good"] == 19,
-        lambda found: str(found["good"]),
-    ),
+    Scenario("kill", "worker killed on 1 item: good results of 19", kill, *count("good", 19)),
     Scenario(
         "reuse",
         "pool usable after",
@@ -210,13 +214,7 @@ SCENARIOS = (
         lambda found: found["usable"],
         lambda found: _yes(found["usable"]) + (f", `{found['error']}`" if found.get("error") else ""),
     ),
-    Scenario(
-        "raise",
-        "1 item raises: good results of 19 from `map`",
-        fail,
-        lambda found: found["good"] == 19,
-        lambda found: str(found["good"]),
-    ),
+    Scenario("raise", "1 item raises: good results of 19 from `map`", fail, *count("good", 19)),
     Scenario(
         "lazy",
         "pulled from a generator of 20,000 before the first result",
@@ -231,26 +229,8 @@ SCENARIOS = (
         lambda found: found["good"] == 7 and not found["burning"],
         lambda found: f"{found['good']} / {_yes(found['burning'])}",
     ),
-    Scenario(
-        "lambda",
-        "lambda",
-        by_value,
-        lambda found: found["sent"],
-        lambda found: _yes(found["sent"]),
-    ),
-    Scenario(
-        "log",
-        "log records of 3 that reach the parent's handler",
-        log,
-        lambda found: found["seen"] == 3,
-        lambda found: str(found["seen"]),
-    ),
-    Scenario(
-        "context",
-        "context variable of the caller seen",
-        context,
-        lambda found: found["seen"],
-        lambda found: _yes(found["seen"]),
-    ),
+    Scenario("lambda", "lambda", by_value, *fact("sent")),
+    Scenario("log", "log records of 3 that reach the parent's handler", log, *count("seen", 3)),
+    Scenario("context", "context variable of the caller seen", context, *fact("seen")),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

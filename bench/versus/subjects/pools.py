@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import manyhands as mh
 
-from ..runner import Measure
+from ..runner import Measure, Subject
 from .work import Stopwatch, nothing
 
 Function = Callable[[Any], Any]
@@ -162,6 +162,10 @@ class Pebble(Pool):
 
 
 PEERS = tuple(kind for kind in (Standard, Multiprocessing, Loky, Mpire, Pebble) if kind.is_installed())
+
+
+of_processes = partial(Subject, section="processes", own_process=True, rounds=3)
+"""A subject of which each side is measured in an interpreter that no other side's workers have been in."""
 
 
 def each(measure: Callable[..., dict[str, float]], *args: Any) -> Mapping[str, Measure]:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..runner import ROOT, AtMost, Metric, Subject, Times
-from .pools import WORKERS, Ours, Pool, Standard, each
+from ..runner import ROOT, AtMost, Bar, Metric, Times
+from .pools import WORKERS, Ours, Pool, Standard, each, of_processes
 from .work import Stopwatch
 
 _kept: dict[int, Any] = {}
@@ -80,12 +80,17 @@ def array(size: int) -> Any:
     return numpy.ones(max(1, size // 8))
 
 
+def ways(*bars: Bar) -> list[Metric]:
+    """The times there and back, each judged alike."""
+    return [Metric(way, way, "s", bars) for way in ("sent", "returned")]
+
+
 HOW = (
     "To a process that does nothing with it, and from one that has it already, one after the other, after a "
     "first one that is not timed; time for each. Nobody reads what is in it."
 )
 ARRAYS = (
-    Subject(
+    of_processes(
         name="process-array",
         title="an array of 64 MiB",
         how=(
@@ -98,30 +103,21 @@ ARRAYS = (
         ours=partial(there_and_back, Ours, array),
         peers=each(there_and_back, array),
         metrics=[
-            Metric("sent", "sent", "s", [Times(10, Standard.name)]),
-            Metric("returned", "returned", "s", [Times(10, Standard.name)]),
+            *ways(Times(10, Standard.name)),
             Metric("memory", "memory over its size", "x", [AtMost(1.3, "≤ 1.3x")]),
         ],
-        section="processes",
-        own_process=True,
-        rounds=3,
     ),
 )
 SUBJECTS = (
     *(ARRAYS if importlib.util.find_spec("numpy") else ()),
-    Subject(
+    of_processes(
         name="process-bytes",
         title="bytes of 1 MiB",
         how=HOW,
         size=1 << 20,
         ours=partial(there_and_back, Ours, bytes),
         peers=each(there_and_back, bytes),
-        metrics=[
-            Metric("sent", "sent", "s", [Times(4, Standard.name)]),
-            Metric("returned", "returned", "s", [Times(4, Standard.name)]),
-        ],
-        section="processes",
-        own_process=True,
+        metrics=ways(Times(4, Standard.name)),
         rounds=5,
     ),
 )

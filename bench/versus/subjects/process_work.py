@@ -32,6 +32,7 @@ from .pools import (
     Pool,
     Standard,
     each,
+    of_processes,
     seconds,
 )
 from .work import Stopwatch
@@ -168,7 +169,7 @@ SUBJECTS = (
         section="processes",
         rounds=5,
     ),
-    Subject(
+    of_processes(
         name="process-tail",
         title="tasks of very different lengths",
         how=(
@@ -179,11 +180,8 @@ SUBJECTS = (
         ours=partial(heavy_tail, Ours),
         peers=each(heavy_tail),
         metrics=[Metric("makespan", "time over ideal", "x", [AtMost(1.05, "≤ 1.05x")])],
-        section="processes",
-        own_process=True,
-        rounds=3,
     ),
-    Subject(
+    of_processes(
         name="process-speed",
         title="computing on two",
         how=(
@@ -194,11 +192,8 @@ SUBJECTS = (
         ours=partial(speed_up, Ours),
         peers=each(speed_up),
         metrics=[Metric("time", "time over ideal", "x", [AtMost(2 / 1.9, "≤ 1.05x")])],
-        section="processes",
-        own_process=True,
-        rounds=3,
     ),
-    Subject(
+    of_processes(
         name="process-count",
         title="lines and words of the library's sources, mh.map",
         how=(
@@ -210,8 +205,6 @@ SUBJECTS = (
         ours=counted,
         peers=each(counted_in_chunks),
         metrics=[Metric("file", "", "s", [Times(1, Standard.name)])],
-        section="processes",
-        own_process=True,
         rounds=2,
     ),
     Subject(

@@ -7,8 +7,8 @@ from functools import partial
 
 import manyhands as mh
 
-from ..runner import Metric, Subject, Times
-from .pools import FEW, Multiprocessing, Ours, Pool, Standard, each, seconds
+from ..runner import Metric, Times
+from .pools import FEW, Multiprocessing, Ours, Pool, Standard, each, of_processes, seconds
 from .work import Stopwatch, nothing
 
 PARTS = (2, 10)
@@ -61,7 +61,7 @@ def trip(pool: Pool, pause: float) -> float:
 
 
 SUBJECTS = (
-    Subject(
+    of_processes(
         name="process-submit",
         title="submit + result",
         how=(
@@ -72,11 +72,8 @@ SUBJECTS = (
         ours=partial(submit_and_take, Ours),
         peers=each(submit_and_take),
         metrics=[Metric("task", "", "s", [Times(25, Standard.name), Times(8, Multiprocessing.name)])],
-        section="processes",
-        own_process=True,
-        rounds=3,
     ),
-    Subject(
+    of_processes(
         name="process-map",
         title="Executor.map without a chunk size against chunks by hand",
         how=(
@@ -87,11 +84,8 @@ SUBJECTS = (
         ours=mapped,
         peers=each(cut, "map"),
         metrics=[Metric("item", "", "s", [Times(1)])],
-        section="processes",
-        own_process=True,
-        rounds=3,
     ),
-    Subject(
+    of_processes(
         name="process-mh-map",
         title="mh.map without a chunk size against chunks by hand",
         how=(
@@ -102,11 +96,8 @@ SUBJECTS = (
         ours=partial(mapped_by_mh, True),
         peers=each(cut, "lazily"),
         metrics=[Metric("item", "", "s", [Times(1)])],
-        section="processes",
-        own_process=True,
-        rounds=3,
     ),
-    Subject(
+    of_processes(
         name="process-items",
         title="items one by one, as they finish",
         how=(
@@ -118,11 +109,8 @@ SUBJECTS = (
         ours=partial(mapped_by_mh, False),
         peers=each(one_by_one),
         metrics=[Metric("item", "", "s", [Times(20)])],
-        section="processes",
-        own_process=True,
-        rounds=3,
     ),
-    Subject(
+    of_processes(
         name="process-trip",
         title="idle round trip",
         how=(
@@ -136,8 +124,5 @@ SUBJECTS = (
             Metric("p50", "p50", "s", [Times(5, Standard.name)]),
             Metric("p99", "p99", "s", [Times(3, Standard.name)]),
         ],
-        section="processes",
-        own_process=True,
-        rounds=3,
     ),
 )
