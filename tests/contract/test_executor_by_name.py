@@ -104,8 +104,10 @@ def test_an_executor_shows_its_kind_name_size_and_state(name):
     with mh.executor(name, 2, name="crew") as pool:
         kind = type(pool).__name__
         assert repr(pool) == f"<{kind} name='crew' capacity={pool.capacity} queued=0>"
-        assert repr(pool.with_policy(retries=1)) == repr(pool)
+        view = pool.with_policy(retries=1)
+        assert repr(view) == f"{repr(pool)[:-1]} policy=Policy(retries=1)>"
     assert repr(pool) == f"<{kind} name='crew' capacity={pool.capacity} queued=0 closed>"
+    assert repr(view).endswith(" policy=Policy(retries=1) closed>")
 
 
 def test_an_executor_that_could_not_be_made_can_be_shown():

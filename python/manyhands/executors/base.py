@@ -73,6 +73,7 @@ class Executor(_core.Executor, concurrent.futures.Executor):
 
     _hands: _Hands
     _name: str | None = None
+    _policy: Policy | None = None
 
     if TYPE_CHECKING:
         # The core's own method, in the types of the layer above it.
@@ -99,7 +100,8 @@ class Executor(_core.Executor, concurrent.futures.Executor):
             raise TypeError("could not set the policy: found a Policy and options, expected one or the other")
         view = type(self).__new__(type(self))
         view.__dict__.update(self.__dict__)
-        view._open_view(self, Policy(**options) if policy is None else policy)
+        view._policy = Policy(**options) if policy is None else policy
+        view._open_view(self, view._policy)
         return view
 
     def map(
@@ -169,11 +171,12 @@ class Executor(_core.Executor, concurrent.futures.Executor):
         )
 
     def __repr__(self) -> str:
-        """Its kind, size and state."""
+        """Its kind, size, policy and state."""
         name = f"name={self._name!r} " if self._name else ""
+        policy = f" policy={self._policy!r}" if self._policy is not None else ""
         try:
             queued, state = self._statistics()["queued"], " closed" if self._shutdown else ""
-            return f"<{type(self).__name__} {name}capacity={self.capacity} queued={queued}{state}>"
+            return f"<{type(self).__name__} {name}capacity={self.capacity} queued={queued}{policy}{state}>"
         except (AttributeError, RuntimeError):  # its __init__ has not run, or failed
             return f"<{type(self).__name__} not open>"
 
