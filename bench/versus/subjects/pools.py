@@ -5,26 +5,29 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.util
 import multiprocessing
+import os
+import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import manyhands as mh
 
 from ..runner import Measure, Subject
 from .work import Stopwatch, nothing
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+AnyCrew = TypeVar("AnyCrew", bound="Crew")
 Function = Callable[[Any], Any]
 WORKERS, FEW = 2, 20
 
 
-class Pool(ABC):
-    """One kind of pool, open within a ``with`` block.
-
-    Its workers are started by `started`, or by a few items in the way that is to be measured: mpire starts
-    others when the way changes, and mistakes results of the first ones for theirs.
-    """
+class Crew(ABC):
+    """Workers of one kind, which do tasks, open within a ``with`` block."""
 
     name: ClassVar[str]
     requires: ClassVar[str | None] = None
@@ -35,21 +38,29 @@ class Pool(ABC):
     def is_installed(cls) -> bool:
         return cls.requires is None or importlib.util.find_spec(cls.requires) is not None
 
-    def __enter__(self) -> Pool:  # noqa: PYI034
+    def __enter__(self) -> Self:
         return self
 
     @abstractmethod
     def __exit__(self, *exc_info: object) -> None:
         """Wait for the workers to end."""
 
-    def started(self) -> Pool:
+    @abstractmethod
+    def submit(self, function: Function, *args: Any) -> Callable[[], Any]:
+        """Submit a task; return what waits for its result."""
+
+    def started(self) -> Self:
         for get in [self.submit(nothing) for _ in range(FEW)]:
             get()
         return self
 
-    @abstractmethod
-    def submit(self, function: Function, *args: Any) -> Callable[[], Any]:
-        """Submit a task; return what waits for its result."""
+
+class Pool(Crew):
+    """One that maps, too.
+
+    Its workers are started by `started`, or by a few items in the way that is to be measured: mpire starts
+    others when the way changes, and mistakes results of the first ones for theirs.
+    """
 
     @abstractmethod
     def map(self, function: Function, items: Iterable[Any], chunk: int) -> Iterable[Any]:
@@ -161,16 +172,61 @@ class Pebble(Pool):
         return self.pool.map(function, items, chunksize=chunk).result()
 
 
-PEERS = tuple(kind for kind in (Standard, Multiprocessing, Loky, Mpire, Pebble) if kind.is_installed())
+class Ray(Crew):
+    """A cluster of this machine alone, made for large data: objects lie in memory that all workers map."""
+
+    name, requires = "ray", "ray"
+    LARGE, STORE_BYTES = 100_000, 1 << 30
+
+    def __init__(self) -> None:
+        import ray
+
+        # Standard output is for figures; and what is measured here is nobody else's business.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        ray.init(
+            num_cpus=WORKERS,
+            include_dashboard=False,
+            object_store_memory=self.STORE_BYTES,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=self._folder.name,
+        )
+
+        @ray.remote
+        def call(function: Function, *args: Any) -> Any:
+            return function(*args)
+
+        self.pool, self._call = ray, call
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.pool.shutdown()
+        self._folder.cleanup()
+
+    def submit(self, function: Function, *args: Any) -> Callable[[], Any]:
+        kept = [self.pool.put(arg) if sys.getsizeof(arg) > self.LARGE else arg for arg in args]
+        return partial(self.pool.get, self._call.remote(function, *kept))
+
+
+def installed(*kinds: type[AnyCrew]) -> tuple[type[AnyCrew], ...]:
+    """Those of them that are there."""
+    return tuple(kind for kind in kinds if kind.is_installed())
+
+
+PEERS = installed(Standard, Multiprocessing, Loky, Mpire, Pebble)
+CARRIERS = (*PEERS, *installed(Ray))
+"""The peers for large data."""
 
 
 of_processes = partial(Subject, section="processes", own_process=True, rounds=3)
 """A subject of which each side is measured in an interpreter that no other side's workers have been in."""
 
 
-def each(measure: Callable[..., dict[str, float]], *args: Any) -> Mapping[str, Measure]:
+def each(
+    measure: Callable[..., dict[str, float]], *args: Any, of: Iterable[type[Crew]] = PEERS
+) -> Mapping[str, Measure]:
     """Return the same measurement of each peer, by its name."""
-    return {kind.name: partial(measure, kind, *args) for kind in PEERS}
+    return {kind.name: partial(measure, kind, *args) for kind in of}
 
 
 def seconds(results: Callable[..., Iterable[Any]], *args: Any) -> float:

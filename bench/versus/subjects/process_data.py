@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..runner import ROOT, AtMost, Bar, Metric, Times
-from .pools import WORKERS, Ours, Pool, Standard, each, of_processes
+from .pools import CARRIERS, WORKERS, Crew, Ours, Ray, Standard, each, of_processes
 from .work import Stopwatch
 
 _kept: dict[int, Any] = {}
@@ -30,7 +30,7 @@ def kept_by(make: Callable[[int], Any], size: int) -> int:
     return os.getpid()
 
 
-def there_and_back(kind: type[Pool], make: Callable[[int], Any], size: int) -> dict[str, float]:
+def there_and_back(kind: type[Crew], make: Callable[[int], Any], size: int) -> dict[str, float]:
     """Send something of so many bytes, and have it returned."""
     value, repeats = make(size), max(2, min(30, (64 << 20) // size))
     with kind().started() as pool:
@@ -42,7 +42,7 @@ def there_and_back(kind: type[Pool], make: Callable[[int], Any], size: int) -> d
     return {"sent": sent, "returned": returned, "memory": max(most_sent, most_returned) / size}
 
 
-def timed(pool: Pool, repeats: int, function: Callable[..., Any], *args: Any) -> tuple[float, float]:
+def timed(pool: Crew, repeats: int, function: Callable[..., Any], *args: Any) -> tuple[float, float]:
     """Return how long a task takes, on average, and how much memory the first of them occupied."""
     occupied = Occupied()
     pool.submit(function, *args)()
@@ -53,7 +53,7 @@ def timed(pool: Pool, repeats: int, function: Callable[..., Any], *args: Any) ->
     return watch.seconds / repeats, most
 
 
-def every_worker_keeps(pool: Pool, make: Callable[[int], Any], size: int) -> None:
+def every_worker_keeps(pool: Crew, make: Callable[[int], Any], size: int) -> None:
     keepers: set[int] = set()
     while len(keepers) < WORKERS:
         keepers.update([get() for get in [pool.submit(kept_by, make, size) for _ in range(2 * WORKERS)]])
@@ -97,13 +97,13 @@ ARRAYS = (
             f"{HOW} Memory: the most that parent and workers together ever held (proportional set size) "
             "while it was sent once, or returned once, whichever is more, above what they held before, the "
             "sender's own included; over the size of the array. Each way has a pool of its own. The array is "
-            "of float64, from numpy. ray was not compared."
+            "of float64, from numpy."
         ),
         size=64 << 20,
         ours=partial(there_and_back, Ours, array),
-        peers=each(there_and_back, array),
+        peers=each(there_and_back, array, of=CARRIERS),
         metrics=[
-            *ways(Times(10, Standard.name)),
+            *ways(Times(10, Standard.name), *([Times(1.5, Ray.name)] if Ray in CARRIERS else [])),
             Metric("memory", "memory over its size", "x", [AtMost(1.3, "≤ 1.3x")]),
         ],
     ),
@@ -116,7 +116,7 @@ SUBJECTS = (
         how=HOW,
         size=1 << 20,
         ours=partial(there_and_back, Ours, bytes),
-        peers=each(there_and_back, bytes),
+        peers=each(there_and_back, bytes, of=CARRIERS),
         metrics=ways(Times(4, Standard.name)),
         rounds=5,
     ),
