@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import manyhands as mh
+from watching import eventually, written
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,7 @@ def test_short_items_travel_many_at_a_time_after_one_that_held_up_all_others(tmp
 
     def position(number):
         if number == 0:
-            while not (tmp_path / "behind").exists():
-                time.sleep(0.001)
+            eventually((tmp_path / "behind").exists)
         elif number == 50:
             (tmp_path / "behind").touch()
         VARIABLE.set(VARIABLE.get(0) + 1)
@@ -124,8 +124,7 @@ def test_long_items_do_not_wait_for_each_other(pool, tmp_path):
 
     def meet(number):
         (tmp_path / str(number)).touch()
-        while not (tmp_path / str(1 - number)).exists():
-            time.sleep(0.001)
+        eventually((tmp_path / str(1 - number)).exists)
         return number
 
     list(pool.map(same, range(5000)))
@@ -328,14 +327,12 @@ def test_what_has_not_begun_can_be_cancelled(tmp_path):
     def wait_at_first(number):
         if number == 0:
             started.touch()
-            while started.exists():
-                time.sleep(0.001)
+            eventually(lambda: not started.exists())
         return number
 
     pool = mh.ProcessExecutor(1)
     values = pool.map(wait_at_first, range(1000))
-    while not started.exists():
-        time.sleep(0.001)
+    eventually(started.exists)
     pool.shutdown(wait=False, cancel_futures=True)
     started.unlink()
     got = []
@@ -393,8 +390,7 @@ def test_an_item_is_worked_on_before_the_next_is_there(pool, tmp_path):
     def numbers():
         for number in range(5):
             yield number
-            while not (tmp_path / str(number)).exists():
-                time.sleep(0.001)
+            eventually((tmp_path / str(number)).exists)
 
     assert list(mh.map(work, numbers(), on=pool)) == list(range(5))
 
@@ -423,8 +419,7 @@ def test_leaving_early_ends_what_is_being_worked_on(tmp_path):
     with mh.ProcessExecutor(2) as pool:
         with mh.map(work, range(100), on=pool) as values:
             assert [next(values) for _ in range(3)] == [0, 1, 2]
-            while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-                time.sleep(0.001)
+            written(tmp_path / "pid")
         assert list(pool.map(same, range(100))) == list(range(100))
 
 
@@ -517,8 +512,7 @@ def test_no_item_waits_behind_a_long_one_while_a_worker_is_idle(pool, tmp_path, 
         if number != at:
             note(path, number)
             return number
-        while not path.exists() or len(noted(path)) < 299:
-            time.sleep(0.001)
+        eventually(lambda: path.exists() and len(noted(path)) == 299)
         return number
 
     # They are known to be short, and so travel many at a time.
@@ -551,12 +545,8 @@ def test_every_item_is_run_once_whatever_is_taken_from_whom(pool, tmp_path, long
 
 
 def test_each_item_that_waits_is_counted(tmp_path):
-    def block(until):
-        while not until.exists():
-            time.sleep(0.001)
-
     with mh.ProcessExecutor(1) as pool:
-        blocked = pool.submit(block, tmp_path / "end")
+        blocked = pool.submit(eventually, (tmp_path / "end").exists)
         values = pool.map(same, range(1000))
         figures = pool.statistics()
         assert figures.submitted == 1001
@@ -618,8 +608,7 @@ def test_each_item_that_is_never_run_has_an_outcome(tmp_path, ordered):
     def block(number):
         if number == 0:
             (tmp_path / "began").touch()
-            while not (tmp_path / "end").exists():
-                time.sleep(0.001)
+            eventually((tmp_path / "end").exists)
         return number
 
     pool = mh.ProcessExecutor(1)
@@ -637,7 +626,6 @@ def test_each_item_that_is_never_run_has_an_outcome(tmp_path, ordered):
 
 
 def wait_and_close(pool, folder):
-    while not (folder / "began").exists():
-        time.sleep(0.001)
+    eventually((folder / "began").exists)
     pool.shutdown(wait=False, cancel_futures=True)
     (folder / "end").touch()

@@ -8,32 +8,16 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 import manyhands as mh
+from watching import eventually, has_ended
 
 
 def shell(script, *arguments):
     return ["sh", "-c", script, "sh", *map(str, arguments)]
-
-
-def is_alive(pid):
-    """Whether a process runs; one that waits to be reaped does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
-
-
-def wait_until(condition):
-    """Return what the condition gives once it is true; pytest's own timeout ends a wait in vain."""
-    while not (found := condition()):
-        time.sleep(0.005)
-    return found
 
 
 def pids_in(file, number):
@@ -54,7 +38,7 @@ def stop_when(condition, commands, **options):
     """Start commands, and leave their map as soon as the condition holds."""
     with mh.map_commands([["true"], *commands], workers=len(commands) + 1, **options) as values:
         next(values)  # from then on all are running
-        wait_until(condition)
+        eventually(condition)
 
 
 # A family: the shell, a child of it and a grandchild, all noted in the file "$1".
@@ -201,25 +185,25 @@ class TestStopping:
                 break
         assert caught.value.task.startswith("sh -c")
         # The leader is reaped already; the others get their signal before that.
-        assert not Path(f"/proc/{pids[0]}").exists() or is_alive(pids[0]) is False
-        wait_until(lambda: not any(is_alive(pid) for pid in pids))
+        assert has_ended(pids[0])
+        eventually(lambda: all(map(has_ended, pids)))
 
     def test_it_is_asked_before_it_is_forced(self, tmp_path):
         polite = shell('trap \'echo tidied > "$1"; exit\' TERM; echo x > "$2"; while :; do sleep 0.01; done',
                        tmp_path / "tidied", tmp_path / "ready")  # fmt: skip
         stop_when((tmp_path / "ready").exists, [polite], grace=1000)
-        wait_until((tmp_path / "tidied").exists)
+        eventually((tmp_path / "tidied").exists)
 
     def test_what_ignores_the_question_is_forced(self, tmp_path):
         file = tmp_path / "pids"
         stop_when(lambda: pids_in(file, 3), [shell(f"trap '' TERM; {FAMILY}", file)], grace=0.05)
-        wait_until(lambda: not any(is_alive(pid) for pid in pids_in(file, 3)))
+        eventually(lambda: all(map(has_ended, pids_in(file, 3))))
 
     def test_a_grandchild_that_ignores_the_question_ends_with_its_family(self, tmp_path):
         file = tmp_path / "pids"
         stubborn = shell('sh -c \'trap "" TERM; echo $$ >> "$1"; exec sleep 1000\' sh "$1" & wait', file)
         stop_when(lambda: pids_in(file, 1), [stubborn], grace=0.05)
-        wait_until(lambda: not any(is_alive(pid) for pid in pids_in(file, 1)))
+        eventually(lambda: all(map(has_ended, pids_in(file, 1))))
 
     def test_a_failure_stops_the_other_commands(self, tmp_path):
         file = tmp_path / "pids"
@@ -227,7 +211,7 @@ class TestStopping:
         file.touch()
         with pytest.raises(mh.CommandFailed, match="exit code 4"):
             list(mh.map_commands([fails, shell(FAMILY, file)], workers=2))
-        wait_until(lambda: not any(is_alive(pid) for pid in pids_in(file, 3)))
+        eventually(lambda: all(map(has_ended, pids_in(file, 3))))
 
     @pytest.mark.parametrize("call", ["mh.run_command(family)", "list(mh.map_commands([family]))"])
     def test_ctrl_c_ends_the_family(self, tmp_path, call):
@@ -236,12 +220,12 @@ class TestStopping:
         parent = subprocess.Popen(
             [sys.executable, "-c", program, *shell(FAMILY, file)], stderr=subprocess.PIPE, text=True
         )
-        pids = wait_until(lambda: pids_in(file, 3))
+        pids = eventually(lambda: pids_in(file, 3))
         parent.send_signal(signal.SIGINT)
         _, stderr = parent.communicate()
         assert stderr.splitlines()[-1] == "KeyboardInterrupt"
         assert stderr.count("Traceback") == 1
-        wait_until(lambda: not any(is_alive(pid) for pid in pids))
+        eventually(lambda: all(map(has_ended, pids)))
 
     def test_the_interpreters_exit_waits_for_commands_that_are_being_stopped(self, tmp_path):
         program = textwrap.dedent(
@@ -310,7 +294,7 @@ class TestMaps:
 
         stop_when(all_run, [shell('echo $$ >> "$1"; exec sleep 1000', file)] * 20)
         assert max(seen) == 1
-        wait_until(lambda: not any(is_alive(pid) for pid in pids_in(file, 20)))
+        eventually(lambda: all(map(has_ended, pids_in(file, 20))))
 
 
 def test_nothing_leaks():
@@ -321,8 +305,8 @@ def test_nothing_leaks():
         mh.run_command(["cat"], input="x" * 100_000)
         commands = [["true"], ["false"], ["no-such-program"], ["sleep", "1000"], "nonsense"]
         list(mh.map_commands(commands, timeout=0.05, on_error="return", workers=5))
-        wait_until(lambda: not {*children()} - strangers)
-        wait_until(lambda: not any(thread.name.startswith("map") for thread in threading.enumerate()))
+        eventually(lambda: not {*children()} - strangers)
+        eventually(lambda: not any(thread.name.startswith("map") for thread in threading.enumerate()))
 
     run_all()
     before = sorted(Path("/proc/self/fd").iterdir())

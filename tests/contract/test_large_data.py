@@ -9,12 +9,12 @@ import os
 import pickle
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 import manyhands as mh
+from watching import eventually
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -367,8 +367,7 @@ def test_coroutines_that_are_cancelled_let_go_of_what_they_were_sent():
         before = pool.submit(segments_there).result(timeout=30)
         futures = [pool.submit(wait_for_ever, make_block(MIB)) for _ in range(4)]
         for future in futures:
-            while not future.running():
-                time.sleep(0.001)
+            eventually(future.running)
             future.cancel()
         assert not mh.wait(futures, timeout=30).not_done
         assert all(future.cancelled() for future in futures)

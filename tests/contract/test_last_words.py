@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import manyhands as mh
+from watching import eventually_on_loop
 
 LIMIT = 0.2
 
@@ -182,8 +183,7 @@ def test_a_coroutine_that_heeds_no_cancellation_is_settled_all_the_same(loops, t
         try:
             await wait_deeper()
         finally:
-            while not release.exists():
-                await asyncio.sleep(0.001)
+            await eventually_on_loop(release.exists)
 
     release = tmp_path / "release"
     error = loops.with_policy(timeout=LIMIT).submit(clean_up_for_long, release).exception()
@@ -193,8 +193,7 @@ def test_a_coroutine_that_heeds_no_cancellation_is_settled_all_the_same(loops, t
 
 
 async def crash_async(others):
-    while len(list(others.iterdir())) < 3:
-        await asyncio.sleep(0.001)
+    await eventually_on_loop(lambda: len(list(others.iterdir())) == 3)
     crash(signal.SIGSEGV)
 
 
@@ -221,8 +220,7 @@ def test_a_loop_that_was_ended_while_all_wait_says_nothing(loops, tmp_path):
 
 
 async def pid_after(path):
-    while not path.exists():
-        await asyncio.sleep(0.001)
+    await eventually_on_loop(path.exists)
     return os.getpid()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import manyhands as mh
+from watching import eventually, eventually_on_loop, has_ended, written
 
 VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
@@ -33,15 +34,6 @@ async def forever(path=None):
     await asyncio.sleep(3600)
 
 
-def written(path):
-    """What a task writes into a file, as soon as it has."""
-    deadline = time.monotonic() + 30
-    while not (path.exists() and path.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    return path.read_text()
-
-
 def test_values_and_errors_come_back(pool):
     async def divide(one, *, by):
         await asyncio.sleep(0)
@@ -58,8 +50,7 @@ def test_many_are_in_flight_in_each_worker(pool, tmp_path):
 
     async def meet(number):
         (tmp_path / str(number)).touch()
-        while len(os.listdir(tmp_path)) < 80:  # noqa: PTH208
-            await asyncio.sleep(0.001)
+        await eventually_on_loop(lambda: len(os.listdir(tmp_path)) == 80)  # noqa: PTH208
         return os.getpid()
 
     futures = [pool.submit(meet, number) for number in range(80)]
@@ -119,8 +110,7 @@ def test_a_limit_does_not_touch_what_waits_for_a_blocked_loop(tmp_path):
 
     async def block(path, until):
         path.write_text(str(os.getpid()))
-        while not until.exists():
-            time.sleep(0.001)
+        eventually(until.exists)
 
     async def name():
         return os.getpid()
@@ -266,9 +256,6 @@ def test_a_loop_that_is_blocked_is_ended(pool, tmp_path, caplog):
     future = pool.with_policy(timeout=0.1).submit(block, tmp_path / "pid")
     assert isinstance(future.exception(timeout=20), mh.TaskTimeout)
     pid = int(written(tmp_path / "pid"))
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: has_ended(pid), "the end of the worker")
     assert "event loop is blocked" in caplog.text
     assert pool.submit(same, 5).result(timeout=20) == 5

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import manyhands as mh
+from watching import eventually, has_ended
 
 MIB = 1 << 20
 RING = MIB
@@ -77,21 +78,9 @@ def run_script(text, *, stdin=False, timeout=50, **options):
     )
 
 
-def has_ended(pid):
-    """Whether the process is gone, or only waits to be reaped."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in "ZX"
-
-
 def wait_for_end(*pids, seconds=10):
     """Fail unless all of them end; a process that is nobody's child here can only be looked at."""
-    deadline = time.monotonic() + seconds
-    while not all(map(has_ended, pids)):
-        assert time.monotonic() < deadline, "a process did not end"
-        os.sched_yield()
+    eventually(lambda: all(map(has_ended, pids)), "the end of processes", seconds)
 
 
 # -- calls and outcomes

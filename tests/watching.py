@@ -1,5 +1,6 @@
-"""What fault tests share: repeats under seeds, and looks at other processes."""
+"""What tests of processes share: waits for what wakes nobody, looks at others, repeats under seeds."""
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -26,17 +27,33 @@ def has_ended(pid):
         return True
 
 
-def eventually(is_so, what, seconds=20.0):
-    """Fail unless it becomes so; for what other processes do, which cannot be waited for.
+PAUSE = 0.002
+
+
+def eventually(is_so, what="what was waited for", seconds=20.0):
+    """Return what `is_so` gives once that is true, or fail; for what other processes do, which wakes nobody.
 
     Counts looks rather than seconds, of which each takes longer on a machine that has much to do.
     """
-    pause = 0.002
-    for _ in range(round(seconds / pause)):
-        if is_so():
-            return
-        time.sleep(pause)
-    assert is_so(), f"{what}: not within {seconds:g} s of looking"
+    for _ in range(round(seconds / PAUSE)):
+        if found := is_so():
+            return found
+        time.sleep(PAUSE)
+    raise AssertionError(f"{what}: not within {seconds:g} s of looking")
+
+
+async def eventually_on_loop(is_so, what="what was waited for", seconds=20.0):
+    """The same for coroutines: others run meanwhile."""
+    for _ in range(round(seconds / PAUSE)):
+        if found := is_so():
+            return found
+        await asyncio.sleep(PAUSE)
+    raise AssertionError(f"{what}: not within {seconds:g} s of looking")
+
+
+def written(file):
+    """What another process writes into a file, once there is something."""
+    return eventually(lambda: file.exists() and file.read_text(), f"a word in {file}")
 
 
 def children(pid):
