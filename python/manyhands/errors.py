@@ -155,13 +155,14 @@ class BrokenInitializer(ManyhandsError, concurrent.futures.thread.BrokenThreadPo
 class WorkerDied(_EndedTask, concurrent.futures.BrokenExecutor):
     """The process that ran the task ended: it crashed, was killed, or called ``os._exit``.
 
-    The executor goes on: this task failed, others did not.
+    The executor goes on: this task failed, others did not. On a cluster, the cluster's own exception is the
+    cause, and what only the machine there knows is None.
 
     Attributes:
         task: The name of the function that ran.
-        pid: The process that ended.
-        exitcode: Its exit code; negative for the signal that ended it.
-        peak_memory: The most memory that it held, in bytes.
+        pid: The process that ended; None on a cluster.
+        exitcode: Its exit code; negative for the signal that ended it; None on a cluster.
+        peak_memory: The most memory that it held, in bytes; None on a cluster.
         index: The position of the item of a map that it worked on, from 0; None outside maps.
         item: The item, in at most 80 characters; None outside maps, and where the map has not kept it.
         frame: Where the process was, as "file:line, in function"; None if that is not known, as after
@@ -169,21 +170,33 @@ class WorkerDied(_EndedTask, concurrent.futures.BrokenExecutor):
     """
 
     task: str
-    pid: int
-    exitcode: int
-    peak_memory: int
+    pid: int | None
+    exitcode: int | None
+    peak_memory: int | None
 
-    def __init__(self, task: str, pid: int, exitcode: int, peak_memory: int) -> None:
-        how = f"with exit code {exitcode}" if exitcode >= 0 else f"by {_signal_name(-exitcode)}"
-        peak = f"{peak_memory / 2**20:.0f} MiB"
-        super().__init__(
-            f"worker process {pid} was ended {how} while it ran `{task}`; it had held up to {peak}"
-        )
+    def __init__(
+        self,
+        task: str,
+        pid: int | None = None,
+        exitcode: int | None = None,
+        peak_memory: int | None = None,
+        *,
+        worker: str | None = None,
+    ) -> None:
+        what = worker or (f"worker process {pid}" if pid is not None else "the worker")
+        peak = "" if peak_memory is None else f"; it had held up to {peak_memory / 2**20:.0f} MiB"
+        super().__init__(f"{what} {_ended(exitcode)} while it ran `{task}`{peak}")
         self.task, self.pid, self.exitcode, self.peak_memory = task, pid, exitcode, peak_memory
         if exitcode == -signal.SIGKILL:
             self.hint = "SIGKILL often is the kernel's, for want of memory: see `dmesg`, use fewer workers"
         elif exitcode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE):
             self.hint = "a crash is a native library's: run the function alone with `python -X faulthandler`"
+
+
+def _ended(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "died"
+    return f"was ended {f'with exit code {exitcode}' if exitcode >= 0 else f'by {_signal_name(-exitcode)}'}"
 
 
 def _signal_name(number: int) -> str:

@@ -9,12 +9,24 @@ import sys
 import textwrap
 import threading
 import time
+import types
 import uuid
 
 import pytest
+from calls import (
+    add_on_loop,
+    announce_and_wait,
+    die_until,
+    fail_until,
+    identity,
+    keywords,
+    note,
+    wait_for,
+)
 
 import manyhands as mh
 from manyhands.executors.dask import DaskExecutor
+from watching import eventually
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 import dask  # noqa: E402 - part of distributed
@@ -56,44 +68,9 @@ def keys(observer):
     return lambda: observer.run_on_scheduler(lambda dask_scheduler: [*dask_scheduler.tasks])
 
 
-async def add_on_loop(left, right):
-    await asyncio.sleep(0)
-    return left + right
-
-
-def keywords(**given):
-    return given
-
-
-def identity(value):
-    return value
-
-
-def wait_for(file, value=None):
-    while not file.exists():
-        time.sleep(0.002)
-    return value
-
-
-def announce_and_wait(announced, file):
-    announced.touch()
-    return wait_for(file, os.getpid())
-
-
-def note(file, fail_until=1):
-    """Add a line; fail until there are so many."""
-    with file.open("a") as lines:
-        lines.write("x\n")
-    if len(file.read_text()) < 2 * fail_until:
-        raise ArithmeticError("not yet")
-    return len(file.read_text()) // 2
-
-
-def wait_until(condition):
-    """Return what the condition gives once it is true; pytest's own timeout ends a wait in vain."""
-    while not (found := condition()):
-        time.sleep(0.01)
-    return found
+def die_at_one(number):
+    if number == 1:
+        os._exit(1)
 
 
 class TestTheFace:
@@ -153,7 +130,7 @@ class TestTheFace:
         with mh.executor(address, workers=1) as pool:
             first = pool.submit(announce_and_wait, tmp_path / "here", tmp_path / "go")
             second = pool.submit(abs, -1)
-            wait_until((tmp_path / "here").exists)
+            eventually((tmp_path / "here").exists)
             assert not second.running()
             (tmp_path / "go").touch()
             assert first.result() and second.result() == 1
@@ -178,7 +155,7 @@ class TestPolicies:
             pool.submit(int, "x").result()
 
     def test_retries(self, pool, tmp_path):
-        failing = pool.with_policy(retries=2, backoff=0.01).submit(note, tmp_path / "more", 3)
+        failing = pool.with_policy(retries=2, backoff=0.01).submit(fail_until, tmp_path / "tries", 3)
         assert failing.result() == 3
 
     def test_a_rate_bounds_starts(self, pool):
@@ -195,11 +172,11 @@ class TestPolicies:
     def test_a_cancelled_task_never_begins_in_the_cluster(self, address, tmp_path, keys):
         with mh.executor(address, workers=3) as pool:
             holders = [pool.submit(announce_and_wait, tmp_path / str(n), tmp_path / "go") for n in range(2)]
-            wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+            eventually(lambda: len(list(tmp_path.iterdir())) == 2)
             third = pool.submit(note, tmp_path / "note")
-            wait_until(lambda: any(key.startswith("note-") for key in keys()))
+            eventually(lambda: any(key.startswith("note-") for key in keys()))
             assert third.cancel()
-            wait_until(lambda: not any(key.startswith("note-") for key in keys()))
+            eventually(lambda: not any(key.startswith("note-") for key in keys()))
             (tmp_path / "go").touch()
             assert len({holder.result() for holder in holders}) == 2
             pool.submit(abs, 1).result()
@@ -208,14 +185,14 @@ class TestPolicies:
 
     def test_a_running_task_that_is_cancelled_is_dropped_by_the_cluster(self, pool, tmp_path, keys):
         future = pool.submit(announce_and_wait, tmp_path / "here", tmp_path / "go")
-        wait_until((tmp_path / "here").exists)
+        eventually((tmp_path / "here").exists)
         assert future.cancel()
-        wait_until(lambda: not any(key.startswith("announce") for key in keys()))
+        eventually(lambda: not any(key.startswith("announce") for key in keys()))
         (tmp_path / "go").touch()
 
     def test_a_task_that_others_cancel_in_the_cluster_is_cancelled(self, pool, observer, keys, tmp_path):
         future = pool.submit(announce_and_wait, tmp_path / "here", tmp_path / "go")
-        wait_until((tmp_path / "here").exists)
+        eventually((tmp_path / "here").exists)
         (key,) = (key for key in keys() if key.startswith("announce"))
         observer.cancel([distributed.Future(key, observer)], force=True)
         with pytest.raises(mh.Cancelled):
@@ -226,7 +203,7 @@ class TestPolicies:
         with mh.map(wait_for, [tmp_path / "one", tmp_path / "two"], on=address) as values:
             (tmp_path / "one").touch()
             next(values)
-        wait_until(lambda: not any(key.startswith("wait_for") for key in keys()))
+        eventually(lambda: not any(key.startswith("wait_for") for key in keys()))
         (tmp_path / "two").touch()
 
 
@@ -236,9 +213,32 @@ class TestFaults:
             pool.submit(identity, threading.Lock()).result()
 
     def test_a_worker_that_dies_fails_its_task_alone(self, pool):
-        with pytest.raises(distributed.KilledWorker):
+        with pytest.raises(mh.WorkerDied, match=r"worker `tcp://.*` died while it ran `_exit`") as caught:
             pool.submit(os._exit, 1).result()
+        assert isinstance(caught.value.__cause__, distributed.KilledWorker)
+        assert (caught.value.task, caught.value.pid, caught.value.exitcode) == ("_exit", None, None)
         assert pool.submit(abs, -1).result() == 1
+
+    def test_a_map_names_the_item_whose_worker_died(self, address):
+        # One at a time: Dask takes what waits at a worker that dies for what killed it.
+        with mh.executor(address, workers=1) as pool:
+            outcomes = list(mh.map(die_at_one, range(3), on=pool, on_error="return"))
+        assert [type(outcome.exception) for outcome in outcomes] == [type(None), mh.WorkerDied, type(None)]
+        assert (outcomes[1].exception.index, outcomes[1].exception.item) == (1, "1")
+
+    def test_a_task_whose_worker_died_is_repeated_as_its_policy_says(self, pool, tmp_path):
+        patient = pool.with_policy(retries=1, backoff=0)
+        assert patient.submit(die_until, tmp_path / "tries", 2).result() == "alive"
+        choosy = pool.with_policy(retries=1, retry_on=ArithmeticError)
+        with pytest.raises(mh.WorkerDied):
+            choosy.submit(die_until, tmp_path / "others", 2).result()
+
+    def test_the_death_of_a_task_that_a_task_waited_for_is_told_as_dask_told_it(self, pool):
+        def fail():
+            raise distributed.KilledWorker("another task", types.SimpleNamespace(address="tcp://there"), 0)
+
+        with pytest.raises(distributed.KilledWorker):
+            pool.submit(fail).result()
 
     def test_a_scheduler_that_is_gone_is_a_connection_error(self):
         program = """if True:
@@ -256,7 +256,7 @@ class TestFaults:
             mh.executor(f"dask+{elsewhere.stdout.readline().strip()}", timeout=1) as pool,
         ):
             future = pool.submit(time.sleep, 1000)
-            wait_until(lambda: any(pool._link._client.processing().values()))
+            eventually(lambda: any(pool._link._client.processing().values()))
             elsewhere.kill()
             with pytest.raises(ConnectionError, match="lost the Dask scheduler while `sleep`"):
                 future.result()
@@ -282,14 +282,14 @@ class TestTheEnd:
         pool = mh.executor(address)
         client = pool._link._client
         future = pool.submit(announce_and_wait, tmp_path / "here", tmp_path / "go")
-        wait_until((tmp_path / "here").exists)
+        eventually((tmp_path / "here").exists)
         pool.shutdown(wait=False)
         assert client.status == "running"
         with pytest.raises(mh.ExecutorClosed):
             pool.submit(abs, 1)
         (tmp_path / "go").touch()
         assert future.result()
-        wait_until(lambda: client.status == "closed")
+        eventually(lambda: client.status == "closed")
 
     @pytest.mark.parametrize("wait", [True, False])
     def test_one_that_was_never_used_leaves_it_at_once(self, address, wait):
@@ -304,7 +304,7 @@ class TestTheEnd:
         pool.submit(abs, 1).result()
         del pool
         gc.collect()
-        wait_until(lambda: client.status == "closed")
+        eventually(lambda: client.status == "closed")
 
     def test_what_is_queued_at_the_interpreters_exit_still_runs(self, address, tmp_path):
         program = textwrap.dedent(

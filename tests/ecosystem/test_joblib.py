@@ -10,11 +10,12 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from calls import wait_for
 
 import manyhands as mh
+from watching import eventually, has_ended
 
 joblib = pytest.importorskip("joblib", reason="joblib is not installed")
 Parallel, delayed = joblib.Parallel, joblib.delayed
@@ -44,28 +45,13 @@ def fail(number):
 def wait_for_files(folder, number):
     """Return which process this is, once so many others have come here, too."""
     (folder / str(os.getpid())).touch()
-    while len(list(folder.iterdir())) < number:
-        time.sleep(0.002)
+    eventually(lambda: len(list(folder.iterdir())) >= number)
     return os.getpid()
 
 
 def note_and_hang(folder):
     (folder / str(os.getpid())).touch()
     time.sleep(1000)
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until(condition):
-    """Return what the condition gives once it is true; pytest's own timeout ends a wait in vain."""
-    while not (found := condition()):
-        time.sleep(0.005)
-    return found
 
 
 class TestCalls:
@@ -207,7 +193,7 @@ class TestFailures:
         with pytest.raises(ArithmeticError):
             Parallel()(calls)
         (pid,) = (int(file.name) for file in tmp_path.iterdir())
-        wait_until(lambda: not is_alive(pid))
+        eventually(lambda: has_ended(pid))
 
     def test_a_process_that_dies_fails_the_call_and_breaks_nothing(self):
         with pytest.raises(mh.WorkerDied, match="exit code 7"):
@@ -223,7 +209,7 @@ class TestFailures:
     def test_what_takes_too_long_is_ended(self, tmp_path):
         with pytest.raises(multiprocessing.TimeoutError):
             Parallel(timeout=0.2)([delayed(note_and_hang)(tmp_path), delayed(time.sleep)(1000)])
-        wait_until(lambda: not any(is_alive(int(file.name)) for file in tmp_path.iterdir()))
+        eventually(lambda: all(has_ended(int(file.name)) for file in tmp_path.iterdir()))
         assert squares(3) == [0, 1, 4]
 
     def test_ctrl_c_ends_the_call(self, tmp_path):
@@ -240,14 +226,13 @@ class TestFailures:
         )
         command = [sys.executable, "-c", program, tmp_path]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+            eventually(lambda: len(list(tmp_path.iterdir())) == 2)
             process.send_signal(signal.SIGINT)
             assert process.stderr.read().rstrip().endswith("KeyboardInterrupt")
 
 
 def wait_then_fail(folder):
-    while not list(folder.iterdir()):
-        time.sleep(0.002)
+    eventually(lambda: list(folder.iterdir()))
     raise ArithmeticError
 
 
@@ -258,7 +243,7 @@ class TestGenerators:
         assert list(values) == [1, 4, 9, 16]
 
     def test_or_as_they_are_done(self, tmp_path):
-        first = delayed(when_there)(tmp_path / "go", "late")
+        first = delayed(wait_for)(tmp_path / "go", "late")
         values = Parallel(return_as="generator_unordered", batch_size=1)([first, delayed(str.upper)("early")])
         assert next(values) == "EARLY"
         (tmp_path / "go").touch()
@@ -268,17 +253,11 @@ class TestGenerators:
         calls = [delayed(abs)(1), delayed(note_and_hang)(tmp_path)]
         values = Parallel(return_as="generator", batch_size=1)(calls)
         assert next(values) == 1
-        (file,) = wait_until(lambda: list(tmp_path.iterdir()))
+        (file,) = eventually(lambda: list(tmp_path.iterdir()))
         with pytest.warns(UserWarning, match="cancelled"):
             values.close()
-        wait_until(lambda: not is_alive(int(file.name)))
+        eventually(lambda: has_ended(int(file.name)))
         assert squares(3) == [0, 1, 4]
-
-
-def when_there(file, value):
-    while not file.exists():
-        time.sleep(0.002)
-    return value
 
 
 def test_without_joblib_it_says_what_to_install(monkeypatch):

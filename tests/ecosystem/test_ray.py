@@ -12,13 +12,22 @@ import sys
 import tempfile
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from calls import (
+    add_on_loop,
+    announce_and_wait,
+    die_until,
+    fail_until,
+    identity,
+    keywords,
+    note,
+)
 
 import manyhands as mh
 from manyhands.executors.ray import RayExecutor
+from watching import eventually
 
 ray = pytest.importorskip("ray", reason="Ray is not installed; `make test-ray` has it")
 
@@ -26,6 +35,9 @@ pytestmark = [
     pytest.mark.timeout(180),  # that a cluster starts takes long on a slow machine
     pytest.mark.filterwarnings("default:::ray", "default::ResourceWarning"),
 ]
+
+
+HERE = Path(__file__).parent
 
 
 def free_port():
@@ -66,17 +78,19 @@ def cluster(environment):
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            env={**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"},
         ) as running,
     ):
         try:
-            started = wait_until(
+            started = eventually(
                 lambda: (
                     running.poll() is not None or re.search(r"--address='(\S+)'", Path(log.name).read_text())
-                )
+                ),
+                "the cluster",
+                60,
             )
             assert running.poll() is None, Path(log.name).read_text()
-            wait_until(lambda: is_listening(port))
+            eventually(lambda: is_listening(port), "the clients' server", 60)
             yield f"127.0.0.1:{port}", started[1]
         finally:
             running.terminate()
@@ -97,55 +111,6 @@ def pool(address):
         yield pool
 
 
-async def add_on_loop(left, right):
-    await asyncio.sleep(0)
-    return left + right
-
-
-def keywords(**given):
-    return given
-
-
-def identity(value):
-    return value
-
-
-def wait_for(file, value=None):
-    while not file.exists():
-        time.sleep(0.002)
-    return value
-
-
-def announce(file):
-    """Say which process this is."""
-    file.with_suffix(".new").write_text(str(os.getpid()))
-    file.with_suffix(".new").rename(file)
-
-
-def announce_and_wait(announced, file):
-    announce(announced)
-    return wait_for(file, os.getpid())
-
-
-def note(file):
-    """Add a line, and return how many there are."""
-    with file.open("a") as lines:
-        lines.write("x\n")
-    return len(file.read_text()) // 2
-
-
-def fail_until(file, times):
-    if (tries := note(file)) < times:
-        raise ArithmeticError("not yet")
-    return tries
-
-
-def die_once(file):
-    if note(file) == 1:
-        os._exit(1)
-    return "alive"
-
-
 class Unsendable(Exception):
     def __init__(self):
         super().__init__("told")
@@ -156,11 +121,9 @@ def fail_unsendably():
     raise Unsendable
 
 
-def wait_until(condition):
-    """Return what the condition gives once it is true; pytest's own timeout ends a wait in vain."""
-    while not (found := condition()):
-        time.sleep(0.01)
-    return found
+def die_at_one(number):
+    if number == 1:
+        os._exit(1)
 
 
 def is_over(file):
@@ -239,14 +202,14 @@ class TestPolicies:
         limited = pool.with_policy(timeout=2)
         with pytest.raises(mh.TaskTimeout, match=r"`announce_and_wait` ran longer than its limit of 2 s"):
             limited.submit(announce_and_wait, tmp_path / "here", tmp_path / "never").result()
-        wait_until(lambda: is_over(tmp_path / "here"))
+        eventually(lambda: is_over(tmp_path / "here"))
         assert pool.submit(abs, -1).result() == 1
 
     def test_a_running_task_that_is_cancelled_is_ended_in_the_cluster(self, pool, tmp_path):
         future = pool.submit(announce_and_wait, tmp_path / "here", tmp_path / "never")
-        wait_until((tmp_path / "here").exists)
+        eventually((tmp_path / "here").exists)
         assert future.cancel()
-        wait_until(lambda: is_over(tmp_path / "here"))
+        eventually(lambda: is_over(tmp_path / "here"))
 
     def test_leaving_a_map_ends_what_is_in_the_cluster(self, pool, tmp_path):
         one, two = tmp_path / "one", tmp_path / "two"
@@ -255,8 +218,8 @@ class TestPolicies:
             lambda file: announce_and_wait(file, file.with_suffix(".go")), [one, two], on=pool
         ) as values:
             next(values)
-            wait_until(two.exists)
-        wait_until(lambda: is_over(two))
+            eventually(two.exists)
+        eventually(lambda: is_over(two))
 
 
 class TestFaults:
@@ -273,12 +236,19 @@ class TestFaults:
             pool.submit(fail_unsendably).result()
 
     def test_a_worker_that_dies_fails_its_task_alone(self, pool):
-        with pytest.raises(ray.exceptions.WorkerCrashedError):
+        with pytest.raises(mh.WorkerDied, match="a Ray worker died while it ran `_exit`") as caught:
             pool.submit(os._exit, 1).result()
-        assert pool.submit(abs, -1).result() == 1
+        assert isinstance(caught.value.__cause__, ray.exceptions.WorkerCrashedError)
+        assert (caught.value.task, caught.value.pid, caught.value.exitcode) == ("_exit", None, None)
+        outcomes = list(mh.map(die_at_one, range(3), on=pool, on_error="return"))
+        assert [type(outcome.exception) for outcome in outcomes] == [type(None), mh.WorkerDied, type(None)]
+        assert (outcomes[1].exception.index, outcomes[1].exception.item) == (1, "1")
 
     def test_a_task_whose_worker_died_is_repeated_as_its_policy_says(self, pool, tmp_path):
-        assert pool.with_policy(retries=1, backoff=0).submit(die_once, tmp_path / "tries").result() == "alive"
+        assert (
+            pool.with_policy(retries=1, backoff=0).submit(die_until, tmp_path / "tries", 2).result()
+            == "alive"
+        )
         assert note(tmp_path / "tries") == 3
 
     def test_no_cluster_at_the_address(self, environment):
@@ -299,7 +269,7 @@ class TestTheEnd:
     def test_shutdown_waits_for_tasks_and_leaves_the_cluster(self, address, tmp_path):
         pool = mh.executor(address)
         future = pool.submit(announce_and_wait, tmp_path / "here", tmp_path / "go")
-        wait_until((tmp_path / "here").exists)
+        eventually((tmp_path / "here").exists)
         pool.shutdown(wait=False)
         with pytest.raises(mh.ExecutorClosed):
             pool.submit(abs, 1)

@@ -28,7 +28,12 @@ class Link(Protocol):
     """A connection to a cluster."""
 
     async def run(self, call: Callable[[], Any], name: str) -> Any:
-        """Have a call made by the cluster, and return what it gives; cancelled, cancel it there."""
+        """Have a call made by the cluster, and return what it gives; cancelled, cancel it there.
+
+        Raises:
+            WorkerDied: The process there that made the call.
+            ConnectionError: The cluster is gone.
+        """
 
     def close(self) -> None:
         """Leave the cluster; a second time does nothing."""
@@ -36,6 +41,11 @@ class Link(Protocol):
 
 class _ClusterExecutor(AsyncExecutor):
     """Runs functions on a cluster that it has a link to."""
+
+    @staticmethod
+    def _check(workers: int | None) -> None:
+        if workers is not None and workers < 1:
+            raise ValueError(f"could not make the executor: found workers={workers}, expected 1 or more")
 
     def _join(self, link: Link, workers: int, name: str | None) -> None:
         self._link = link

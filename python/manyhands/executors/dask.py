@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from manyhands.errors import WorkerDied
 from manyhands.executors._cluster import _ClusterExecutor
 from manyhands.executors.adapters import _imported
 
@@ -23,7 +24,8 @@ class DaskExecutor(_ClusterExecutor):
     A task that is cancelled or passes its time limit is cancelled in the cluster: there it is dropped if it
     has not begun. Dask cannot stop one that runs; its result is thrown away, and until it returns it takes
     up a thread of a Dask worker. If a Dask worker dies, Dask itself runs the task on another one, up to
-    ``distributed.scheduler.allowed-failures`` times, whatever `retries` says.
+    ``distributed.scheduler.allowed-failures`` times, whatever `retries` says. Then the task fails with
+    `WorkerDied`.
 
     Args:
         address: Where the scheduler is: "dask://host:port", "dask+" and an address as Dask writes it, as in
@@ -52,14 +54,13 @@ class DaskExecutor(_ClusterExecutor):
     def __init__(
         self, address: Any, workers: int | None = None, *, name: str | None = None, **options: object
     ) -> None:
-        if workers is not None and workers < 1:
-            raise ValueError(f"could not make the executor: found workers={workers}, expected 1 or more")
+        self._check(workers)
         distributed = _imported("distributed", "dask", "connect to a Dask cluster")
         is_ours = isinstance(address, str)
         client = _connected(distributed, address, options) if is_ours else address
         if workers is None:
             workers = max(1, sum(client.nthreads().values()))
-        self._join(_Link(client, is_ours), workers, name)
+        self._join(_Link(client, is_ours, distributed.KilledWorker), workers, name)
 
 
 def _connected(distributed: Any, address: str, options: dict[str, object]) -> Any:
@@ -74,8 +75,8 @@ def _connected(distributed: Any, address: str, options: dict[str, object]) -> An
 class _Link:
     """A Dask client. It has an event loop of its own, in a thread of its own."""
 
-    def __init__(self, client: Any, is_ours: bool) -> None:
-        self._client, self._is_ours = client, is_ours
+    def __init__(self, client: Any, is_ours: bool, killed: Any) -> None:
+        self._client, self._is_ours, self._killed = client, is_ours, killed
 
     async def run(self, call: Callable[[], Any], name: str) -> Any:
         if self._client.status != "running":
@@ -97,6 +98,10 @@ class _Link:
                 raise ConnectionError(f"lost the Dask scheduler while `{name}` ran") from error
             await future.cancel()
             raise asyncio.CancelledError from error
+        except self._killed as error:
+            if error.task != future.key:  # that of a task which this one gave to Dask, and waited for
+                raise
+            raise WorkerDied(name, worker=f"Dask's worker `{error.last_worker.address}`") from error
 
     def close(self) -> None:
         if self._is_ours:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from manyhands.errors import RemoteTraceback
+from manyhands.errors import RemoteTraceback, WorkerDied
 from manyhands.executors._cluster import _ClusterExecutor
 from manyhands.executors.adapters import _imported
 
@@ -27,8 +27,8 @@ class RayExecutor(_ClusterExecutor):
     everywhere; workers need Ray, but not manyhands. Functions, arguments and results are pickled by Ray.
 
     A task that is cancelled or passes its time limit is ended in the cluster, if it runs there with the
-    process that runs it. A worker that dies fails its task with ``ray.exceptions.WorkerCrashedError``; what
-    `retries` says is what is repeated.
+    process that runs it. A worker that dies fails its task with `WorkerDied`; what `retries` says is what is
+    repeated.
 
     Args:
         address: "ray://host:port", where the cluster's Ray Client server listens, usually at port 10001;
@@ -65,8 +65,7 @@ class RayExecutor(_ClusterExecutor):
         task_options: Mapping[str, Any] | None = None,
         **options: object,
     ) -> None:
-        if workers is not None and workers < 1:
-            raise ValueError(f"could not make the executor: found workers={workers}, expected 1 or more")
+        self._check(workers)
         ray = _imported("ray", "ray", "connect to a Ray cluster")
         context = _connected(ray, address, options)
         try:
@@ -125,6 +124,8 @@ class _Link:
             if isinstance(error.cause, errors.TaskCancelledError):
                 raise asyncio.CancelledError from error
             raise error.cause from RemoteTraceback(error.traceback_str)
+        except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
+            raise WorkerDied(name, worker="a Ray worker") from error
         except ConnectionError as error:
             raise ConnectionError(f"lost the Ray cluster while `{name}` ran: {error}") from error
 
