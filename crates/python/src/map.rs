@@ -24,7 +24,7 @@ use manyhands_os::clock;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyTuple};
 
 use crate::batched::{Batched, Bulks, Harvest, LARGE_BULK};
 use crate::bulk::{Items, Manner};
@@ -178,7 +178,9 @@ struct Settled {
     index: u64,
     input: Py<PyAny>,
     result: PyResult<Py<PyAny>>,
-    history: History,
+    times: Times,
+    /// Of the result.
+    bytes: usize,
 }
 
 impl Ready {
@@ -186,26 +188,31 @@ impl Ready {
         if self.taken == self.harvest.count {
             return Ok(None);
         }
-        let Harvest { bytes, worker, .. } = &self.harvest;
+        let bytes = &self.harvest.bytes;
         let mut reader = Reader::new(&bytes[self.offset..]);
-        let Times { wall, cpu } = reader.times(self.is_measured)?;
+        let times = reader.times(self.is_measured)?;
         let before = reader.remaining();
         let result = reader.decode(py).map(Bound::unbind);
-        self.offset = bytes.len() - reader.remaining();
-        let mut history = History::default();
-        history.wall = wall;
-        if self.is_measured {
-            history.attempts = u32::from(worker.is_some());
-            history.waited = self.harvest.waited;
-            history.cpu = cpu.unwrap_or_default();
-            history.bytes_in = self.harvest.sent(self.taken) as u64;
-            history.bytes_out = (before - reader.remaining()) as u64;
-            history.worker = worker.as_ref().map(ToString::to_string);
-        }
+        let after = reader.remaining();
+        self.offset = bytes.len() - after;
         let index = self.harvest.first + self.taken as u64;
         let input = self.harvest.inputs[self.taken].clone_ref(py);
         self.taken += 1;
-        Ok(Some(Settled { index, input, result, history }))
+        Ok(Some(Settled { index, input, result, times, bytes: before - after }))
+    }
+
+    /// What is known of the item that was taken last.
+    fn history(&self, times: Times, bytes: usize) -> History {
+        let Harvest { worker, waited, .. } = &self.harvest;
+        let mut history = History::default();
+        history.attempts = u32::from(worker.is_some());
+        history.waited = *waited;
+        history.wall = times.wall;
+        history.cpu = times.cpu.unwrap_or_default();
+        history.bytes_in = self.harvest.sent(self.taken - 1) as u64;
+        history.bytes_out = bytes as u64;
+        history.worker = worker.as_ref().map(ToString::to_string);
+        history
     }
 }
 
@@ -279,14 +286,14 @@ struct State {
     /// Let go as soon as there is nothing more to submit: whoever made it may have dropped it to have it closed.
     executor: Option<Py<Executor>>,
     /// `None` when it is exhausted.
-    source: Option<Py<PyAny>>,
+    source: Option<Py<PyIterator>>,
     /// Whether anybody has asked for an item yet.
     is_begun: bool,
     /// What the source raised, to be raised when all before it has been handed out.
     source_error: Option<PyErr>,
     flights: Flights,
     /// Instead of flights, where many items travel together.
-    bulks: Option<Bulks>,
+    bulks: Option<Box<Bulks>>,
     ready: Option<Ready>,
     next_index: u64,
     window: Window,
@@ -305,13 +312,13 @@ pub(crate) struct Mapped {
     seed: Option<u64>,
     owns_executor: bool,
     deadline: Option<Tick>,
-    state: Mutex<Option<State>>,
+    state: Mutex<Option<Box<State>>>,
     /// The final figures, when the state is gone.
     summary: Mutex<Option<Py<PyDict>>>,
 }
 
 impl Mapped {
-    fn slot(&self) -> MutexGuard<'_, Option<State>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Box<State>>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -324,10 +331,9 @@ impl Mapped {
     }
 
     /// Takes the state; `None` if the map is over.
-    fn take_state(&self) -> PyResult<Option<State>> {
+    fn take_state(&self) -> PyResult<Option<Box<State>>> {
         let state = self.slot().take();
-        let is_over = self.summary.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if state.is_none() && !is_over {
+        if state.is_none() && self.summary.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
             return Err(PyValueError::new_err("could not go on: another thread is fetching from this map"));
         }
         Ok(state)
@@ -350,21 +356,20 @@ impl Mapped {
     /// The next item of the source; `None` at its end, and after an error, which is kept.
     fn pull<'py>(&self, py: Python<'py>, state: &mut State) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some(source) = &state.source else { return Ok(None) };
-        let end = match source.bind(py).call_method0(pyo3::intern!(py, "__next__")) {
-            Ok(item) => return Ok(Some(item)),
-            Err(end) => end,
+        let end = match source.clone_ref(py).into_bound(py).next() {
+            Some(Ok(item)) => return Ok(Some(item)),
+            end => end.and_then(Result::err),
         };
         state.source = None;
         if !self.owns_executor {
             state.executor = None;
         }
-        if end.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) {
-            return Ok(None);
+        if let Some(error) = end {
+            if !error.is_instance_of::<PyException>(py) {
+                return Err(error);
+            }
+            state.source_error = Some(error);
         }
-        if !end.is_instance_of::<PyException>(py) {
-            return Err(end);
-        }
-        state.source_error = Some(end);
         Ok(None)
     }
 
@@ -399,14 +404,16 @@ impl Mapped {
     ) -> PyResult<Fetched> {
         let is_ordered = matches!(state.flights, Flights::Ordered(_));
         loop {
-            while let Some(settled) = state.ready.as_mut().map_or(Ok(None), |ready| ready.next(py))? {
+            while let Some(ready) = &mut state.ready
+                && let Some(Settled { index, input, result, times, bytes }) = ready.next(py)?
+            {
                 state.window.deliver();
-                let Settled { index, input, result, history } = settled;
                 if let Err(error) = &result {
                     error::name_item(py, error, index, Some(&input));
                 }
-                state.tally.count_item(py, index, history.wall, &input, result.as_ref().err())?;
+                state.tally.count_item(py, index, times.wall, &input, result.as_ref().err())?;
                 if self.on_error == OnError::Return {
+                    let history = ready.history(times, bytes);
                     let outcome = Outcome::new(py, index, input, result, history, true)?;
                     return Ok(Fetched::Item(Py::new(py, outcome)?.into_any()));
                 }
@@ -551,7 +558,7 @@ impl Mapped {
     }
 
     /// Ends the map: stops what is in flight, closes the executor if it is the map's own, keeps the figures.
-    fn finish(&self, py: Python<'_>, mut state: State) -> PyResult<()> {
+    fn finish(&self, py: Python<'_>, mut state: Box<State>) -> PyResult<()> {
         state.tally.end();
         let figures = state.tally.figures(py)?.unbind();
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
@@ -593,7 +600,7 @@ impl Mapped {
         py: Python<'_>,
         executor: Py<Executor>,
         function: Bound<'_, PyAny>,
-        source: Py<PyAny>,
+        source: Py<PyIterator>,
         spread: bool,
         ordered: bool,
         on_error: &str,
@@ -627,7 +634,11 @@ impl Mapped {
             }
             window.widest = window.widest.max(WIDEST_OF_BULKS);
         }
-        let state = State { bulks, capacity, ..State::new(executor, source, ordered, window, progress) };
+        let state = State {
+            bulks: bulks.map(Box::new),
+            capacity,
+            ..State::new(executor, source, ordered, window, progress)
+        };
         Ok(Self {
             function: function.unbind(),
             shape: if spread { Shape::Spread } else { Shape::Single },
@@ -635,7 +646,7 @@ impl Mapped {
             seed,
             owns_executor,
             deadline: None,
-            state: Mutex::new(Some(state)),
+            state: Mutex::new(Some(Box::new(state))),
             summary: Mutex::new(None),
         })
     }
@@ -714,7 +725,7 @@ impl Drop for Mapped {
 impl State {
     fn new(
         executor: Py<Executor>,
-        source: Py<PyAny>,
+        source: Py<PyIterator>,
         ordered: bool,
         window: Window,
         progress: Option<Progress>,
@@ -782,7 +793,7 @@ pub(crate) fn map_calls<'py>(
         }
     }
     let window = Window::fixed(buffersize.unwrap_or(usize::MAX));
-    let mut state = State::new(executor, source.unbind(), true, window, None);
+    let mut state = State::new(executor, source.cast_into()?.unbind(), true, window, None);
     let mapped = Mapped {
         function: function.unbind(),
         shape: if spread { Shape::Spread } else { Shape::Single },
@@ -795,7 +806,7 @@ pub(crate) fn map_calls<'py>(
     };
     let filled = mapped.refill(py, &mut state);
     let source_error = state.source_error.take();
-    *mapped.slot() = Some(state);
+    *mapped.slot() = Some(Box::new(state));
     filled?;
     // The input is read here and now, so its failure is raised here and now.
     match source_error {

@@ -39,6 +39,8 @@ const LOOK: Duration = Duration::from_micros(50);
 /// How often a worker whose answers find no room looks again.
 const FULL: Duration = Duration::from_millis(1);
 
+/// A result of fewer bytes is written in no time.
+const SMALL_RESULT: usize = 256;
 /// After how many items of a batch to look at the clock and for other threads.
 const LOOK_AROUND: u32 = 16;
 /// A batch that turns out to take longer is given back.
@@ -349,24 +351,30 @@ impl ProcessWorker {
         let (mut reader, mut results) = (Reader::new(items), Results::default());
         let mut part_began = began;
         let draft = Draft::begin(&segment, task.serial, body.share_of(task.items));
+        let function = function_of(py, body, task);
         let (mut done, mut is_long) = (0, false);
+        let mut before = None;
         while !is_long && draft.claim() {
             done += 1;
             let from = results.bytes.len();
-            let before = Before::of(task.manner);
-            if let Some(before) = &before {
-                draft::begin_item(&segment, before.wall);
+            let began_item = before.take().or_else(|| Before::of(task.manner));
+            if let Some(began_item) = &began_item {
+                draft::begin_item(&segment, began_item.wall);
             }
-            let function = function_of(py, body, task);
-            let result = native::in_context(&context, || call_item(function, task.manner, &mut reader, py));
-            results.add(py, result, before.map(Before::times))?;
+            let result = native::in_context(&context, || call_item(&function, task.manner, &mut reader, py));
+            let (times, ended_item) = began_item.map(Before::end).unzip();
+            results.add(py, result, times)?;
             draft.note(results.done, &results.bytes, from);
+            // Reading the clocks costs more than the smallest items: the end of one is the beginning of the next.
+            before = ended_item.filter(|_| results.bytes.len() - from < SMALL_RESULT);
             is_long = done % LOOK_AROUND == 0 && {
                 let now = clock::now();
                 turn.give_way(py, now);
+                before = None;
                 now - began > LONGEST_BATCH
             };
             if Draft::is_full(results.bytes.len()) {
+                before = None;
                 let now = clock::now();
                 self.send_part(py, body, task, &mut results, now - part_began)?;
                 draft.clear(done);
@@ -495,9 +503,11 @@ impl Before {
         manner.is_timed.then(|| Self { wall: clock::now(), cpu })
     }
 
-    fn times(self) -> Times {
-        let wall = clock::now() - self.wall;
-        Times { wall, cpu: self.cpu.map(|before| clock::thread_cpu().saturating_sub(before)) }
+    /// What it took until now, from when the next may begin.
+    fn end(self) -> (Times, Self) {
+        let now = Self { wall: clock::now(), cpu: self.cpu.map(|_| clock::thread_cpu()) };
+        let cpu = now.cpu.zip(self.cpu).map(|(after, before)| after.saturating_sub(before));
+        (Times { wall: now.wall - self.wall, cpu }, now)
     }
 }
 
@@ -511,18 +521,19 @@ fn function_of<'py>(py: Python<'py>, body: &Body, task: &Task) -> PyResult<Bound
 }
 
 fn call_item<'py>(
-    function: PyResult<Bound<'py, PyAny>>,
+    function: &PyResult<Bound<'py, PyAny>>,
     manner: Manner,
     items: &mut Reader<'_>,
     py: Python<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let item = items.decode(py);
-    let (function, item) = (function?, item?);
+    let function = function.as_ref().map_err(|error| error.clone_ref(py))?;
+    let item = item?;
     let result = match (manner.spreads, item.cast::<PyTuple>()) {
-        (true, Ok(args)) => native::call(&function, args, None)?,
+        (true, Ok(args)) => native::call(function, args, None)?,
         _ => function.call1((item,))?,
     };
-    crate::thread_crew::refuse_coroutine(&function, result, "in a worker process")
+    crate::thread_crew::refuse_coroutine(function, result, "in a worker process")
 }
 
 fn read_task<'py>(
