@@ -26,14 +26,13 @@ def imported_on_demand(
     """
 
     def get(name: str) -> Any:
+        if name not in places and name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         from importlib import import_module
 
+        value = import_module(f"{package}.{places.get(name, name)}")
         if name in places:
-            value = getattr(import_module(f"{package}.{places[name]}"), name)
-        elif name in modules:
-            value = import_module(f"{package}.{name}")
-        else:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            value = getattr(value, name)
         # Found without this function from now on.
         namespace[name] = value
         return value

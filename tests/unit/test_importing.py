@@ -91,3 +91,50 @@ def test_no_module_is_called_like_a_name(package):
 def test_what_does_not_exist_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'manyhands' has no attribute 'nonsense'"):
         mh.nonsense  # noqa: B018
+
+
+IN_A_WORKER = """
+import manyhands as mh
+with mh.ProcessExecutor(1) as pool:
+    %s
+"""
+LOG_LATE = """
+import logging
+logging.getLogger("late").warning("said %s", "late")
+assert "SourceFileLoader" in type(logging.__loader__).__name__
+assert logging.__spec__.loader is logging.__loader__
+"""
+IMPORT_IN_A_CHILD = """
+import os
+child = os.fork()
+if child == 0:
+    import logging
+    os._exit(len(logging.root.handlers))
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def result_of(code: str, setting: str = "") -> str:
+    program = f"{setting}{IN_A_WORKER % code}"
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    return ran.stdout
+
+
+def test_a_worker_imports_no_large_module_that_its_task_does_not():
+    listed = "sorted(__import__('sys').modules)"
+    ours = {*eval(result_of(f"print(pool.submit(eval, {listed!r}).result())"))}
+    command = [sys.executable, "-I", "-c", f"import sys; print({listed})"]
+    plain = {*eval(subprocess.check_output(command, text=True, timeout=60))}
+    assert "manyhands._core" in ours
+    assert (ours - plain) & {*LARGE} <= {"socket"}
+
+
+def test_a_worker_that_imports_logging_late_sends_its_records():
+    setting = "import logging, sys; logging.basicConfig(stream=sys.stdout, format='%(name)s: %(message)s')\n"
+    assert result_of(f"pool.submit(exec, {LOG_LATE!r}).result()", setting) == "late: said late\n"
+
+
+def test_a_child_of_a_worker_that_imports_logging_sends_no_records():
+    assert result_of(f"pool.submit(exec, {IMPORT_IN_A_CHILD!r}).result()") == ""

@@ -15,6 +15,7 @@ use crate::loop_crew::{LoopCrew, not_a_coroutine_function};
 use crate::policy::Policy;
 use crate::pool::{Crew, Pool};
 use crate::process_crew::ProcessCrew;
+use crate::reading::is_loaded;
 use crate::supervisor::ProcessPool;
 use crate::thread_crew::ThreadCrew;
 
@@ -99,7 +100,7 @@ impl Executor {
 /// is there, it is asked: somebody may have used it to mark a function.
 fn by_its_code(function: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
     const CO_COROUTINE: u32 = 0x80;
-    if function.py().import("sys")?.getattr("modules")?.contains("inspect")? {
+    if is_loaded(function.py(), "inspect")? {
         return Ok(None);
     }
     if function.is_exact_instance_of::<PyCFunction>() {

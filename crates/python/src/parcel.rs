@@ -15,13 +15,17 @@ use manyhands_os::stock::{Loan, Stock};
 use pyo3::exceptions::{PyException, PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{
+    PyCFunction, PyDict, PyFunction, PyModule, PyString, PyTuple, PyType, PyWeakrefMethods,
+    PyWeakrefReference,
+};
 
 use crate::call::function_name;
 use crate::error;
 use crate::native;
 use crate::pickle::{Pickled, Weight, dump_by_value};
 pub(crate) use crate::pickle::{dump, load};
+use crate::reading::is_loaded;
 use crate::view::Bundle;
 
 /// How many functions a pool remembers, before it begins anew: lambdas made in a loop must not pile up.
@@ -78,7 +82,8 @@ impl Functions {
         {
             return Ok(Arc::clone(known));
         }
-        let bytes = dump_by_value(function).map_err(|error| {
+        let pickled = if is_plain(function)? { dump(function) } else { dump_by_value(function) };
+        let bytes = pickled.map_err(|error| {
             let name = function_name(function);
             let culprit = Culprit { value: function, names: &[&name] };
             unpicklable(error, &format!("could not send the function `{name}` to a worker process"), &culprit)
@@ -96,6 +101,19 @@ impl Functions {
         drop((forgotten, replaced));
         Ok(pickled)
     }
+}
+
+/// Whether cloudpickle would do nothing else with a function than the standard pickle. It is a large module, which
+/// workers would have to import, too.
+fn is_plain(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if is_loaded(function.py(), "cloudpickle")? {
+        // Somebody may have told it to send a module by value.
+        return Ok(false);
+    }
+    if function.is_exact_instance_of::<PyCFunction>() {
+        return Ok(function.getattr("__self__")?.is_instance_of::<PyModule>());
+    }
+    Ok(function.is_exact_instance_of::<PyFunction>() || function.is_exact_instance_of::<PyType>())
 }
 
 /// Pickled arguments.

@@ -47,6 +47,11 @@ pub(crate) fn refuse_tasks() -> PyResult<()> {
     ))
 }
 
+/// Whether a module is loaded: if not, nobody has used it.
+pub(crate) fn is_loaded(py: Python<'_>, module: &str) -> PyResult<bool> {
+    py.import("sys")?.getattr("modules")?.contains(module)
+}
+
 /// Import a module for worker processes.
 #[pyfunction]
 pub(crate) fn import_module<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyModule>> {

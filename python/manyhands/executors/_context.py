@@ -11,7 +11,7 @@ import pickle
 from contextvars import Context, ContextVar
 from typing import Any, NamedTuple
 
-from manyhands.executors import _pickling
+from manyhands.executors._variables import place, variable
 
 __all__ = ["apply", "pack"]
 
@@ -43,26 +43,36 @@ def pack(context: Context) -> bytes | None:
         return last.data
     values: dict[ContextVar[Any], Any] = {}
     sent: list[tuple[str, str, bytes]] = []
-    for variable, value in context.items():
-        place = _pickling.place(variable)
-        values[variable] = _ABSENT if place is None else value
-        if place is None:
+    for each, value in context.items():
+        found = place(each)
+        values[each] = _ABSENT if found is None else value
+        if found is None:
             continue
         # Documented: what does not pickle is left out.
         with contextlib.suppress(Exception):
-            sent.append((*place, _pickling.dumps(value)))
+            sent.append((*found, _dumps(value)))
     data = pickle.dumps(sent, 5) if sent else None
     if all(value is _ABSENT or type(value) in _ATOMS for value in values.values()):
         _last = _Packed(values, data)
     return data
 
 
+def _dumps(value: object) -> bytes:
+    """Pickle a value; by value what lives in ``__main__``, which workers do not have."""
+    data = pickle.dumps(value, 5)
+    if b"__main__" not in data:
+        return data
+    from manyhands.executors._pickling import dumps_by_value
+
+    return dumps_by_value(value)
+
+
 def _is_same(context: Context, values: dict[ContextVar[Any], Any]) -> bool:
-    for variable, value in values.items():
+    for each, value in values.items():
         if value is _ABSENT:
-            if variable not in context:
+            if each not in context:
                 return False
-        elif context.get(variable, _ABSENT) is not value:
+        elif context.get(each, _ABSENT) is not value:
             return False
     return True
 
@@ -76,11 +86,11 @@ def apply(data: bytes) -> None:
         for module, name, pickled in pickle.loads(data):
             # Left out, too: what belongs to a module or a class that this process cannot have.
             with contextlib.suppress(Exception):
-                pairs.append((_pickling.variable(module, name), pickle.loads(pickled)))
+                pairs.append((variable(module, name), pickle.loads(pickled)))
         if all(type(value) in _ATOMS for _, value in pairs):
             _last_applied = data, pairs
-    for variable, value in pairs:
-        variable.set(value)
+    for each, value in pairs:
+        each.set(value)
 
 
 _last_applied: tuple[bytes, list[tuple[ContextVar[Any], Any]]] = (b"", [])

@@ -11,13 +11,12 @@ import faulthandler
 import itertools
 import os
 import re
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NamedTuple
 
-__all__ = ["of_coroutine", "of_thread", "of_worker", "write_to"]
+__all__ = ["of_coroutine", "of_thread", "of_worker"]
 
 _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120
 _STANDARD = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120
@@ -35,16 +34,6 @@ _HEADING = "(most recent call first):\n"
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)\n')
 _MOST_AWAITS = 1000
 """Generators that wait for each other in a circle must not keep us."""
-
-
-def write_to(fd: int) -> None:
-    """Have this process's last frame written there, by whatever signal it ends; in this process alone."""
-    # Whoever has enabled it for all processes reads it in the parent's stderr: see `of_worker`.
-    faulthandler.enable(fd, all_threads=False)
-    os.register_at_fork(after_in_child=faulthandler.disable)
-    # Then the signal takes its usual course.
-    faulthandler.register(signal.SIGTERM, fd, all_threads=False, chain=True)
-    os.register_at_fork(after_in_child=lambda: faulthandler.unregister(signal.SIGTERM))
 
 
 def of_worker(written: bytes) -> str | None:

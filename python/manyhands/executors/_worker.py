@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
-import random
 import signal
 import sys
-import traceback
-from typing import Any
 
 from manyhands import _core
-from manyhands.executors._coroutines import serve
-from manyhands.executors._last_frame import write_to
-from manyhands.executors._notes import speaking
+from manyhands.executors._speaking import speaking
+
+TYPE_CHECKING = False  # without the import: `typing` is a large module
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["main"]
 
@@ -80,12 +80,22 @@ def main(
         from multiprocessing import current_process
 
         current_process().authkey = authkey
-    write_to(slate)
+    _write_last_frame_to(slate)
     worker = _core.ProcessWorker(
         parent, *fds, max_tasks=max_tasks, max_memory=max_memory, writable_arguments=writable_arguments
     )
     with contextlib.nullcontext() if levels is None else speaking(worker, name, levels):
         return _serve(worker, initializer, runs_coroutines)
+
+
+def _write_last_frame_to(fd: int) -> None:
+    """Have this process's last frame written there, by whatever signal it ends; in this process alone."""
+    # Whoever has enabled it for all processes reads it in the parent's stderr: see `_last_frame.of_worker`.
+    faulthandler.enable(fd, all_threads=False)
+    os.register_at_fork(after_in_child=faulthandler.disable)
+    # Then the signal takes its usual course.
+    faulthandler.register(signal.SIGTERM, fd, all_threads=False, chain=True)
+    os.register_at_fork(after_in_child=lambda: faulthandler.unregister(signal.SIGTERM))
 
 
 def _take_environment(environment: dict[str, str]) -> None:
@@ -97,10 +107,10 @@ def _take_environment(environment: dict[str, str]) -> None:
 
 def _seed_anew() -> None:
     """Let workers that were forked from one process not draw the same numbers."""
-    random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+    for module in ("random", "numpy.random"):
+        # What is imported later seeds itself.
+        if module in sys.modules:
+            sys.modules[module].seed()
 
 
 def _serve(worker: _core.ProcessWorker, initializer: bytes | None, runs_coroutines: bool) -> int:
@@ -109,9 +119,13 @@ def _serve(worker: _core.ProcessWorker, initializer: bytes | None, runs_coroutin
             function, arguments = _core.unpickle(initializer)
             function(*arguments)
         except BaseException:
+            import traceback
+
             worker.initializer_failed(traceback.format_exc())
             return 1
     if runs_coroutines:
+        from manyhands.executors._coroutines import serve
+
         serve(worker)
     else:
         worker.run()

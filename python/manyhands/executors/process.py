@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from manyhands import _core
-from manyhands.executors._culprit import path_to_culprit
 from manyhands.executors._notes import Listener, levels
-from manyhands.executors._pickling import dumps_by_value
 from manyhands.executors._zygote import directory, zygote
 from manyhands.executors.base import Executor, _remember
 
@@ -125,6 +123,14 @@ class ProcessExecutor(Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
         self._name = prefix = name or f"ProcessExecutor-{next(_numbers)}"
+        modules = tuple(preload)
+        shares = {variable: str(threads) for variable in _THREAD_VARIABLES}
+        if threads_per_worker is None:
+            shares = {variable: os.environ.get(variable, share) for variable, share in shares.items()}
+        # Now, for it takes its time, and a task may come when the interpreter exits: then no thread can be
+        # started any more. But a module that workers import may make an executor, and leave it at that.
+        if not _core.is_reading():
+            zygote(modules, shares)
         settings: dict[str, Any] = {
             "fresh": start == "spawn",
             "runs_coroutines": concurrency is not None,
@@ -134,10 +140,6 @@ class ProcessExecutor(Executor):
             "writable_arguments": writable_arguments,
             "initializer": None if initializer is None else _pickled(initializer, tuple(initargs)),
         }
-        modules = tuple(preload)
-        shares = {variable: str(threads) for variable in _THREAD_VARIABLES}
-        if threads_per_worker is None:
-            shares = {variable: os.environ.get(variable, share) for variable, share in shares.items()}
         numbers = itertools.count()
         self.capacity = workers * (concurrency or 1)
 
@@ -147,6 +149,7 @@ class ProcessExecutor(Executor):
             own = {
                 **settings,
                 "name": name,
+                "modules": _needed(runs_coroutines=concurrency is not None),
                 "levels": None if output == "inherit" else levels(),
                 "parent": os.getpid(),
                 "path": list(sys.path),
@@ -158,10 +161,6 @@ class ProcessExecutor(Executor):
             pid = source.start_worker(own, hand.descriptors(), hand.ended)
             hand.started(pid, source.kill, Listener(f"[{name}] " if output == "prefix" else ""))
 
-        # Now, for a task may come when the interpreter exits, and then no thread can be started any more.
-        # A module that workers import may make an executor, and leave it at that.
-        if not _core.is_reading():
-            zygote(modules, shares)
         self._open_processes(workers, spawn, concurrency)
         _remember(self._process_pool())
 
@@ -191,10 +190,27 @@ class ProcessExecutor(Executor):
         return set()
 
 
+def _needed(*, runs_coroutines: bool) -> list[str]:
+    """The modules of ours, and of the standard library, that workers find in the zygote if they need them."""
+    # If it is here, it has been used, to send something by value. It imports `logging`, too.
+    sends_by_value = "manyhands.executors._pickling" in sys.modules
+    needed = {
+        "multiprocessing.process": "multiprocessing.process" in sys.modules,
+        "manyhands.executors._coroutines": runs_coroutines,
+        "manyhands.executors._pickling": sends_by_value,
+        "manyhands.executors._records": sends_by_value,
+    }
+    return [module for module, is_needed in needed.items() if is_needed]
+
+
 def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
+    from manyhands.executors._pickling import dumps_by_value
+
     try:
         return dumps_by_value((initializer, initargs))
     except Exception as error:
+        from manyhands.executors._culprit import path_to_culprit
+
         path = path_to_culprit((initializer, initargs), "initializer", "initargs")
         place = "" if path is None else f", found at `{path}`"
         raise TypeError(f"could not send the initializer to worker processes: {error}{place}") from error
