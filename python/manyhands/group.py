@@ -37,8 +37,9 @@ class TaskGroup:
     group is cancelled is interrupted at its next bytecode.
 
     Args:
-        on: What `executor` takes ("thread", "process", "async", "process+async"), or an executor, which is
-            left open. By name, an ``async def`` function always runs on an event loop.
+        on: What `executor` takes ("thread", "process", "async", "process+async", the address of a cluster),
+            or an executor, which is left open. By name, an ``async def`` function always runs on an event
+            loop.
         workers: As for `executor`.
 
     Raises:

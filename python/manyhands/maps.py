@@ -97,7 +97,7 @@ if TYPE_CHECKING:
     class MapOptions(AttemptOptions, total=False):
         """The options of `map`, for type checkers; `on_error` stands apart, for it changes the result."""
 
-        on: Literal["thread", "process", "async", "process+async"] | Executor
+        on: str | Executor
         workers: int | None
         ordered: bool
         buffersize: int | None
@@ -246,8 +246,8 @@ def map(fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Ma
     Args:
         fn: The function; with several iterables it gets one item of each.
         *iterables: The input. The shortest decides.
-        on: "thread", "process", "async" or "process+async", as `executor` takes it, or an executor, which is
-            left open. An ``async def`` function always runs on event loops.
+        on: "thread", "process", "async", "process+async" or the address of a cluster, as `executor` takes it,
+            or an executor, which is left open. An ``async def`` function always runs on event loops.
         workers: How many items are worked on at once: threads or processes (default: as their executors) or
             coroutines (default 100).
         ordered: Hand results out in the order of the input; otherwise as they are settled.

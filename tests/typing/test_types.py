@@ -35,6 +35,10 @@ for n in mh.map(size, urls, workers=2, timeout=1.5, retries=3, rate="10/s"):
     assert_type(n, int)
 for page in mh.map(fetch, urls, on="async"):
     assert_type(page, bytes)
+for n in mh.map(size, urls, on="dask://host:8786"):
+    assert_type(n, int)
+for n in mh.starmap(add, [(1, 2)], on=input("where? ")):
+    assert_type(n, int)
 for outcome in mh.map(size, urls, on_error="return"):
     assert_type(outcome, mh.Outcome[int])
     assert_type(outcome.value, int | None)
@@ -68,6 +72,11 @@ with mh.TaskGroup() as group:
     assert_type(group.submit(size, "x"), mh.Future[int])
     assert_type(group.submit(fetch, "x"), mh.Future[bytes])
 
+assert_type(mh.executor("thread"), mh.ThreadExecutor)
+assert_type(mh.executor("process+async", concurrency=5), mh.ProcessExecutor)
+assert_type(mh.executor("ray://host:10001"), mh.Executor)
+assert_type(mh.TaskGroup("dask://host:8786"), mh.TaskGroup)
+
 async def main() -> None:
     assert_type(await threads.submit(size, "x"), int)
     async for n in mh.map(size, urls):
@@ -79,7 +88,7 @@ async def main() -> None:
 WRONG = {
     "an option that does not exist": "mh.map(size, urls, retrys=3)",
     "a timeout that is a string": 'mh.map(size, urls, timeout="10s")',
-    "a model that does not exist": 'mh.map(size, urls, on="threads")',
+    "a model that is no name": "mh.map(size, urls, on=mh.ThreadExecutor)",
     "an unknown on_error": 'mh.map(size, urls, on_error="ignore")',
     "items that do not fit the function": "mh.map(size, [1, 2])",
     "a missing argument": "threads.submit(add, 1)",
