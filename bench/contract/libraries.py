@@ -211,12 +211,13 @@ class Ours(Library):
     """`mh.map` on one model: the same words for each."""
 
     model: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self) -> None:
         import manyhands
 
         self.map = manyhands.map
-        self.pool = manyhands.executor(self.model, workers=2)
+        self.pool = manyhands.executor(self.model, workers=2, **self.options)
 
     def task(self, function: Function) -> Function:
         return function
@@ -265,8 +266,16 @@ class OurLoops(Ours):
         return [outcome.value for outcome in outcomes if outcome.ok]
 
 
+class OurLoopsInProcesses(OurLoops):
+    name = "**manyhands**, process+async"
+    model = "process+async"
+    options = {"concurrency": 1}  # noqa: RUF012 - two items at a time, as everywhere
+    impossible = {}  # noqa: RUF012
+
+
 LIBRARIES: tuple[type[Library], ...] = (
     OurProcesses,
+    OurLoopsInProcesses,
     OurThreads,
     OurLoops,
     MultiprocessingPool,

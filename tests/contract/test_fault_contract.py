@@ -20,7 +20,8 @@ import manyhands as mh
 from watching import eventually, has_ended
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ["thread", "process", "async"]
+MODELS = {"thread": {}, "process": {}, "async": {}, "process+async": {"concurrency": 1}}
+"""With what they run two items at a time: a process that dies takes with it all that it runs."""
 CALLER = contextvars.ContextVar("CALLER", default="")
 LOGGER = logging.getLogger("fault_contract")
 BAD = 7
@@ -33,13 +34,21 @@ def on(request):
 
 @pytest.fixture
 def pool(on):
-    with mh.executor(on, workers=2) as pool:
+    with mh.executor(on, workers=2, **MODELS[on]) as pool:
         yield pool
 
 
-def task(on, function):
-    """`function` as the model wants it."""
-    if on != "async":
+def runs_coroutines(pool):
+    try:
+        pool.submit(abs, 0)
+    except mh.WrongExecutor:
+        return True
+    return False
+
+
+def task(pool, function):
+    """`function` as the pool wants it."""
+    if not runs_coroutines(pool):
         return function
 
     async def call(item):
@@ -49,7 +58,7 @@ def task(on, function):
 
 
 def outcomes(pool, function, items=range(20), **options):
-    return list(mh.map(task(pool.model, function), items, on=pool, on_error="return", **options))
+    return list(mh.map(task(pool, function), items, on=pool, on_error="return", **options))
 
 
 def values(found):
@@ -66,10 +75,10 @@ def kill_worker(item):
     return item
 
 
-@pytest.fixture
-def killed():
-    """What came of the items, and the pool. Threads and event loops die with the program only."""
-    with mh.executor("process", workers=2) as pool:
+@pytest.fixture(params=["process", "process+async"])
+def killed(request):
+    """What came of the items, and the pool. Threads, and event loops here, die with the program only."""
+    with mh.executor(request.param, workers=2, **MODELS[request.param]) as pool:
         yield outcomes(pool, kill_worker), pool
 
 
@@ -110,7 +119,7 @@ def test_the_input_is_not_read_far_ahead(pool):
             pulled += 1
             yield number
 
-    with mh.map(task(pool.model, last_5_ms), numbers(), on=pool) as results:
+    with mh.map(task(pool, last_5_ms), numbers(), on=pool) as results:
         assert next(results) == 0
         assert pulled <= 20
 
@@ -160,7 +169,7 @@ def has_stopped(path):
 def test_an_item_that_spins_is_stopped_at_its_limit_and_costs_no_other(pool, tmp_path):
     path = tmp_path / "spinning"
     spin = Spin(path)
-    function = spin.on_loop if pool.model == "async" else spin
+    function = spin.on_loop if runs_coroutines(pool) else spin
     found = list(mh.map(function, range(8), on=pool, timeout=0.5, on_error="return"))
     assert values(found) == [item for item in range(8) if item != 3]
     assert {item: type(error) for item, error in errors(found).items()} == {3: mh.TaskTimeout}
@@ -178,7 +187,7 @@ def log(item):
 
 
 def test_what_items_log_reaches_the_handlers_of_the_caller(on, caplog):
-    with mh.executor(on, workers=2) as pool:
+    with mh.executor(on, workers=2, **MODELS[on]) as pool:
         outcomes(pool, log, range(3))
     seen = [record.getMessage() for record in caplog.records if record.name == LOGGER.name]
     assert sorted(seen) == ["item 0", "item 1", "item 2"]
@@ -202,11 +211,11 @@ def test_items_see_the_context_variables_of_the_caller(pool):
     reason="no part of the package: what runs on the oldest Python runs on all",
 )
 def test_the_comparison_with_others_runs_each_scenario():
-    command = [sys.executable, "-m", "bench.contract", "--only", "OurProcesses"]
+    command = [sys.executable, "-m", "bench.contract", "--only", "OurProcesses,OurLoopsInProcesses"]
     printed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    row = next(line for line in printed.splitlines() if line.startswith("| **manyhands**"))
-    cells = [cell.strip() for cell in row.strip("|").split("|")][1:]
-    assert len(cells) == 8
+    rows = [line for line in printed.splitlines() if line.startswith("| **manyhands**")]
+    cells = [cell.strip() for row in rows for cell in row.strip("|").split("|")[1:]]
+    assert len(cells) == 2 * 8
     assert all(cell.startswith("**") for cell in cells), printed
 
 
@@ -227,8 +236,9 @@ def test_the_results_that_are_kept_have_every_model_pass_all_that_it_can_have(ta
     from bench.contract.scenarios import SCENARIOS
 
     cells = table.load()["cells"]
-    for model, impossible in {"OurProcesses": 0, "OurThreads": 2, "OurLoops": 2}.items():
+    impossible = {"OurProcesses": 0, "OurLoopsInProcesses": 0, "OurThreads": 2, "OurLoops": 2}
+    for model in impossible:
         found = [(scenario, cells[model][scenario.name]) for scenario in SCENARIOS]
         passed = [scenario.passes(of) for scenario, of in found if "impossible" not in of]
-        assert passed == [True] * (8 - impossible)
+        assert passed == [True] * (8 - impossible[model])
     assert json.loads(table.RESULTS.read_text())["facts"].keys() >= {"Python", "manyhands", "pebble"}
