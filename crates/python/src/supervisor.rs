@@ -5,7 +5,8 @@
 //! one event, which workers, submitters and the zygote's messages signal, and only while it sleeps.
 //!
 //! Who holds the papers on its desk acts as the supervisor. While it sleeps, a thread that looks for the only result there
-//! is to come [stands in](StandIn) for it: one thread less to wake.
+//! is to come [stands in](StandIn) for it: one thread less to wake. No answer is missed, because of this: as long as nobody
+//! holds the papers, each ring has been told that its reader sleeps, or the event is signalled.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
