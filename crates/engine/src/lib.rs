@@ -9,6 +9,7 @@
 pub mod claims;
 pub mod clock;
 pub mod crew;
+pub mod deadlock;
 pub mod doorbell;
 pub mod gate;
 mod lane;
