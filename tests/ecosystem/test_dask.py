@@ -1,7 +1,5 @@
 """The face, the policies and the maps of manyhands, on a Dask cluster that really runs."""
 
-import asyncio
-import concurrent.futures
 import gc
 import os
 import subprocess
@@ -12,17 +10,9 @@ import time
 import types
 import uuid
 
+import every_cluster
 import pytest
-from calls import (
-    add_on_loop,
-    announce_and_wait,
-    die_until,
-    fail_until,
-    identity,
-    keywords,
-    note,
-    wait_for,
-)
+from calls import add_on_loop, announce_and_wait, identity, keywords, note, wait_for
 
 import manyhands as mh
 from manyhands.executors.dask import DaskExecutor
@@ -73,50 +63,26 @@ def die_at_one(number):
         os._exit(1)
 
 
-class TestTheFace:
+class TestTheFace(every_cluster.TheFace):
     def test_the_address_makes_an_executor(self, address):
         # "dask://" is "dask+tcp://".
         with mh.executor(address.replace("dask+tcp", "dask")) as pool:
             assert type(pool) is DaskExecutor
-            assert isinstance(pool, concurrent.futures.Executor)
-            future = pool.submit(pow, 2, 10)
-            assert type(future) is mh.Future
-            assert future.result() == 1024
-
-    def test_plain_functions_coroutine_functions_and_closures(self, pool):
-        offset = 3
-        assert pool.submit(add_on_loop, 1, right=2).result() == 3
-        assert pool.submit(lambda number: number + offset, 4).result() == 7
+            assert pool.submit(pow, 2, 10).result() == 1024
 
     def test_tasks_run_in_the_cluster(self, pool, cluster):
         assert pool.submit(os.getpid).result() in {worker.pid for worker in cluster.workers.values()}
 
-    def test_maps(self, pool, address):
-        assert list(pool.map(pow, [2, 3], [3, 2])) == [8, 9]
-        assert list(mh.map(abs, range(-50, 0), on=pool)) == list(range(50, 0, -1))
+    def test_maps_and_groups_take_the_address(self, address):
         assert list(mh.map(abs, [-1, -2], on=address)) == [1, 2]
         assert list(mh.starmap(add_on_loop, [(1, 2), (3, 4)], on=address)) == [3, 7]
-        outcomes = list(mh.map(int, ["1", "x"], on=pool, on_error="return"))
-        assert [outcome.ok for outcome in outcomes] == [True, False]
-
-    def test_groups(self, pool):
-        with mh.TaskGroup(pool) as group:
-            futures = [group.submit(abs, -n) for n in range(3)]
-        assert [future.result() for future in futures] == [0, 1, 2]
-
-    def test_a_future_can_be_awaited(self, pool):
-        async def main():
-            return await pool.submit(abs, -1)
-
-        assert asyncio.run(main()) == 1
+        with mh.TaskGroup(address) as group:
+            future = group.submit(add_on_loop, 1, 2)
+        assert future.result() == 3
 
     def test_keywords_that_dask_has_too_are_the_functions(self, pool):
         given = {"key": "k", "workers": 1, "pure": True, "retries": 2, "priority": 3, "actor": True}
         assert pool.submit(keywords, **given).result() == given
-
-    @pytest.mark.parametrize("value", [(abs, -1), [(sum, [1, 2])], "x", {"a": (len, "ab")}, None])
-    def test_arguments_arrive_as_they_are(self, pool, value):
-        assert pool.submit(identity, value).result() == value
 
     def test_equal_calls_are_different_tasks(self, pool):
         assert pool.submit(uuid.uuid4).result() != pool.submit(uuid.uuid4).result()
@@ -141,22 +107,11 @@ class TestTheFace:
                 assert pool.submit(abs, -1).result() == 1
             assert client.submit(abs, -2).result() == 2
 
-    def test_statistics(self, pool):
-        with pytest.raises(ArithmeticError):
-            pool.submit(divmod, 1, 0).result()
-        pool.submit(abs, 1).result()
-        figures = pool.statistics()
-        assert (figures.submitted, figures.succeeded, figures.failed) == (2, 1, 1)
 
-
-class TestPolicies:
+class TestPolicies(every_cluster.Policies):
     def test_an_exception_arrives_as_it_is(self, pool):
         with pytest.raises(ValueError, match="invalid literal"):
             pool.submit(int, "x").result()
-
-    def test_retries(self, pool, tmp_path):
-        failing = pool.with_policy(retries=2, backoff=0.01).submit(fail_until, tmp_path / "tries", 3)
-        assert failing.result() == 3
 
     def test_a_rate_bounds_starts(self, pool):
         began = time.monotonic()
@@ -225,13 +180,6 @@ class TestFaults:
             outcomes = list(mh.map(die_at_one, range(3), on=pool, on_error="return"))
         assert [type(outcome.exception) for outcome in outcomes] == [type(None), mh.WorkerDied, type(None)]
         assert (outcomes[1].exception.index, outcomes[1].exception.item) == (1, "1")
-
-    def test_a_task_whose_worker_died_is_repeated_as_its_policy_says(self, pool, tmp_path):
-        patient = pool.with_policy(retries=1, backoff=0)
-        assert patient.submit(die_until, tmp_path / "tries", 2).result() == "alive"
-        choosy = pool.with_policy(retries=1, retry_on=ArithmeticError)
-        with pytest.raises(mh.WorkerDied):
-            choosy.submit(die_until, tmp_path / "others", 2).result()
 
     def test_the_death_of_a_task_that_a_task_waited_for_is_told_as_dask_told_it(self, pool):
         def fail():

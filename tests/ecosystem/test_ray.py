@@ -1,7 +1,5 @@
 """The face, the policies and the maps of manyhands, on a Ray cluster that really runs."""
 
-import asyncio
-import concurrent.futures
 import contextlib
 import os
 import re
@@ -14,16 +12,9 @@ import textwrap
 import threading
 from pathlib import Path
 
+import every_cluster
 import pytest
-from calls import (
-    add_on_loop,
-    announce_and_wait,
-    die_until,
-    fail_until,
-    identity,
-    keywords,
-    note,
-)
+from calls import announce_and_wait, identity, keywords
 
 import manyhands as mh
 from manyhands.executors.ray import RayExecutor
@@ -135,68 +126,27 @@ def is_over(file):
     return False
 
 
-class TestTheFace:
+class TestTheFace(every_cluster.TheFace):
     def test_the_address_makes_an_executor(self, pool):
         assert type(pool) is RayExecutor
-        assert isinstance(pool, concurrent.futures.Executor)
-        future = pool.submit(pow, 2, 10)
-        assert type(future) is mh.Future
-        assert future.result() == 1024
-
-    def test_plain_functions_coroutine_functions_and_closures(self, pool):
-        offset = 3
-        assert pool.submit(add_on_loop, 1, right=2).result() == 3
-        assert pool.submit(lambda number: number + offset, 4).result() == 7
 
     def test_tasks_run_in_the_cluster(self, pool):
         assert pool.submit(os.getpid).result() != os.getpid()
-
-    def test_maps_and_groups(self, pool):
-        assert list(pool.map(pow, [2, 3], [3, 2])) == [8, 9]
-        assert list(mh.map(abs, range(-50, 0), on=pool)) == list(range(50, 0, -1))
-        outcomes = list(mh.map(int, ["1", "x"], on=pool, on_error="return"))
-        assert [outcome.ok for outcome in outcomes] == [True, False]
-        with mh.TaskGroup(pool) as group:
-            futures = [group.submit(abs, -n) for n in range(3)]
-        assert [future.result() for future in futures] == [0, 1, 2]
-
-    def test_a_future_can_be_awaited(self, pool):
-        async def main():
-            return await pool.submit(abs, -1)
-
-        assert asyncio.run(main()) == 1
 
     def test_keywords_that_ray_has_too_are_the_functions(self, pool):
         given = {"num_cpus": 1, "max_retries": 2, "name": "n", "runtime_env": {}}
         assert pool.submit(keywords, **given).result() == given
 
-    @pytest.mark.parametrize("value", [(abs, -1), "x", {"a": (len, "ab")}, None])
-    def test_arguments_arrive_as_they_are(self, pool, value):
-        assert pool.submit(identity, value).result() == value
-
     def test_by_default_the_cluster_has_a_task_for_each_of_its_processors(self, pool):
         assert pool.capacity == 2
 
-    def test_statistics(self, pool):
-        before = pool.statistics()
-        with pytest.raises(ArithmeticError):
-            pool.submit(divmod, 1, 0).result()
-        pool.submit(abs, 1).result()
-        after = pool.statistics()
-        assert after.succeeded - before.succeeded == 1
-        assert after.failed - before.failed == 1
 
-
-class TestPolicies:
+class TestPolicies(every_cluster.Policies):
     def test_an_exception_arrives_as_it_is_with_its_traceback(self, pool):
         with pytest.raises(ValueError, match="invalid literal") as caught:
             pool.submit(int, "x").result()
         assert type(caught.value) is ValueError
         assert "in call" in str(caught.value.__cause__)
-
-    def test_retries(self, pool, tmp_path):
-        failing = pool.with_policy(retries=2, backoff=0.01).submit(fail_until, tmp_path / "tries", 3)
-        assert failing.result() == 3
 
     def test_a_time_limit_ends_the_process_and_frees_the_place(self, pool, tmp_path):
         limited = pool.with_policy(timeout=2)
@@ -243,13 +193,6 @@ class TestFaults:
         outcomes = list(mh.map(die_at_one, range(3), on=pool, on_error="return"))
         assert [type(outcome.exception) for outcome in outcomes] == [type(None), mh.WorkerDied, type(None)]
         assert (outcomes[1].exception.index, outcomes[1].exception.item) == (1, "1")
-
-    def test_a_task_whose_worker_died_is_repeated_as_its_policy_says(self, pool, tmp_path):
-        assert (
-            pool.with_policy(retries=1, backoff=0).submit(die_until, tmp_path / "tries", 2).result()
-            == "alive"
-        )
-        assert note(tmp_path / "tries") == 3
 
     def test_no_cluster_at_the_address(self, environment):
         with pytest.raises(ConnectionError, match=r"connect to the Ray cluster at `127.0.0.1:1`.*refused"):
