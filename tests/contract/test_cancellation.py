@@ -22,52 +22,47 @@ def test_a_task_that_waits_for_a_worker_can_be_cancelled(model, gate):
     assert ran == []
 
 
-def test_cancelling_twice_is_one_cancellation(model, gate):
+@pytest.fixture
+def pending(model, gate):
+    """The future of a task that waits behind another one."""
     with model.make(workers=1) as pool, gate:
         pool.submit(model.wait_at(gate))
         gate.wait_for(1)
-        pending = pool.submit(model.task(abs), -1)
-        calls = []
-        pending.add_done_callback(calls.append)
-        assert pending.cancel()
-        assert pending.cancel()
-        assert calls == [pending]
+        yield pool.submit(model.task(abs), -1)
         gate.open()
 
 
-def test_a_cancelled_future_raises_cancelled_error(model, gate):
-    with model.make(workers=1) as pool, gate:
-        pool.submit(model.wait_at(gate))
-        gate.wait_for(1)
-        pending = pool.submit(model.task(abs), -1)
-        pending.cancel()
-        with pytest.raises(concurrent.futures.CancelledError):
-            pending.result()
-        with pytest.raises(mh.Cancelled):
-            pending.exception()
-        gate.open()
+def test_cancelling_twice_is_one_cancellation(pending):
+    calls = []
+    pending.add_done_callback(calls.append)
+    assert pending.cancel()
+    assert pending.cancel()
+    assert calls == [pending]
 
 
-def test_who_waits_for_a_task_learns_of_its_cancellation(model, gate):
-    with model.make(workers=1) as pool, gate:
-        pool.submit(model.wait_at(gate))
-        gate.wait_for(1)
-        pending = pool.submit(model.task(abs), -1)
-        outcomes = []
+def test_a_cancelled_future_raises_cancelled_error(pending):
+    pending.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        pending.result()
+    with pytest.raises(mh.Cancelled):
+        pending.exception()
 
-        def wait():
-            try:
-                outcomes.append(pending.result())
-            except concurrent.futures.CancelledError as error:
-                outcomes.append(error)
 
-        waiters = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
-        for waiter in waiters:
-            waiter.start()
-        pending.cancel()
-        for waiter in waiters:
-            waiter.join()
-        gate.open()
+def test_who_waits_for_a_task_learns_of_its_cancellation(pending):
+    outcomes = []
+
+    def wait():
+        try:
+            outcomes.append(pending.result())
+        except concurrent.futures.CancelledError as error:
+            outcomes.append(error)
+
+    waiters = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
+    for waiter in waiters:
+        waiter.start()
+    pending.cancel()
+    for waiter in waiters:
+        waiter.join()
     assert [type(outcome) for outcome in outcomes] == [concurrent.futures.CancelledError] * 3
 
 

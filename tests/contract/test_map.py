@@ -434,60 +434,56 @@ def test_close_is_refused_while_another_thread_fetches():
     assert list(values) == [1]
 
 
-def test_leaving_the_block_stops_what_is_running(on):
-    began, ended = threading.Semaphore(0), threading.Semaphore(0)
+class Endless:
+    """Item 0 is done at once, others run until they are stopped; semaphores count their begins and ends."""
 
-    def spin(number):
+    def __init__(self):
+        self.began, self.ended = threading.Semaphore(0), threading.Semaphore(0)
+
+    def spin(self, number):
         if number == 0:
             return 0
-        began.release()
         try:
+            self.began.release()  # in here: from now on it may be stopped
             while True:
                 pass
         finally:
-            ended.release()
+            self.ended.release()
 
-    async def wait(number):
+    async def wait(self, number):
         if number == 0:
             return 0
-        began.release()
         try:
+            self.began.release()
             await asyncio.sleep(3600)
         finally:
-            ended.release()
+            self.ended.release()
 
-    with mh.map(spin if on == "thread" else wait, range(3), on=on, workers=3) as values:
+
+def test_leaving_the_block_stops_what_is_running(on):
+    endless = Endless()
+    with mh.map(endless.spin if on == "thread" else endless.wait, range(3), on=on, workers=3) as values:
         assert next(values) == 0
         for _ in range(2):
-            assert began.acquire(timeout=30)
+            assert endless.began.acquire(timeout=30)
     for _ in range(2):
-        assert ended.acquire(timeout=30)
+        assert endless.ended.acquire(timeout=30)
 
 
 def test_leaving_the_loop_early_stops_what_is_running_when_the_map_is_forgotten():
-    began, ended = threading.Semaphore(0), threading.Semaphore(0)
-
-    def spin(number):
-        if number == 0:
-            return 0
-        began.release()
-        try:
-            while True:
-                pass
-        finally:
-            ended.release()
+    endless = Endless()
 
     def first():
-        values = mh.map(spin, range(3), workers=3)
+        values = mh.map(endless.spin, range(3), workers=3)
         value = next(values)
         for _ in range(2):
-            assert began.acquire(timeout=30)
+            assert endless.began.acquire(timeout=30)
         return value
 
     assert first() == 0
     gc.collect()
     for _ in range(2):
-        assert ended.acquire(timeout=30)
+        assert endless.ended.acquire(timeout=30)
 
 
 def test_closing_a_map_begins_nothing_in_the_places_that_it_frees(our_model, gate):
