@@ -94,29 +94,42 @@ def test_many_items_come_back_in_order(pool):
     assert sorted(mh.map(same, range(count), on=pool, ordered=False)) == list(range(count))
 
 
+def position(_):
+    """Which one of its batch an item is, from 1: a batch has one context."""
+    VARIABLE.set(VARIABLE.get(0) + 1)
+    return VARIABLE.get()
+
+
 def test_short_items_travel_many_at_a_time(pool):
-    """A batch has one context, so a variable tells how many items were in one."""
-
-    def position(_):
-        VARIABLE.set(VARIABLE.get(0) + 1)
-        return VARIABLE.get()
-
     assert max(pool.map(position, range(20_000))) > 100
+    assert max(mh.map(position, range(20_000), on=pool)) > 100
+    outcomes = mh.map(position, range(20_000), on=pool, on_error="return")
+    assert max(outcome.value for outcome in outcomes) > 100
+
+
+@pytest.mark.parametrize(
+    "options", [{"timeout": 60}, {"total_timeout": 60}, {"retries": 1}, {"rate": 1e9}, {"seed": 1}], ids=list
+)
+def test_items_that_need_an_account_of_their_own_travel_one_by_one(pool, options):
+    assert max(mh.map(position, range(1000), on=pool, **options)) == 1
+
+
+def test_large_items_travel_one_by_one(pool):
+    assert max(mh.map(position, [bytes(100_000)] * 50, on=pool)) == 1
 
 
 def test_short_items_travel_many_at_a_time_after_one_that_held_up_all_others(tmp_path):
     """The second worker does what comes behind the first item, which waits for that."""
 
-    def position(number):
+    def work(number):
         if number == 0:
             eventually((tmp_path / "behind").exists)
         elif number == 50:
             (tmp_path / "behind").touch()
-        VARIABLE.set(VARIABLE.get(0) + 1)
-        return VARIABLE.get()
+        return position(number)
 
     with mh.ProcessExecutor(2) as pool:
-        assert max(itertools.islice(mh.map(position, range(20_000), on=pool), 10_000, None)) > 100
+        assert max(itertools.islice(mh.map(work, range(20_000), on=pool), 10_000, None)) > 100
 
 
 def test_long_items_do_not_wait_for_each_other(pool, tmp_path):
