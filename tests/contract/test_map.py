@@ -14,6 +14,7 @@ import weakref
 import pytest
 
 import manyhands as mh
+from watching import eventually
 
 
 @pytest.fixture(params=["thread", "async"])
@@ -406,10 +407,7 @@ def test_an_input_that_is_interrupted_interrupts_at_once():
 
 def test_the_executor_of_a_map_ends_with_it(on):
     list(mh.map(task(on, abs), range(10), on=on))
-    deadline = time.monotonic() + 30
-    while [thread for thread in threading.enumerate() if thread.name.startswith("map_")]:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    eventually(lambda: not any(thread.name.startswith("map_") for thread in threading.enumerate()))
 
 
 def test_close_is_refused_while_another_thread_fetches():

@@ -7,6 +7,7 @@ import time
 import pytest
 
 import manyhands as mh
+from watching import eventually
 
 
 class Flaky:
@@ -168,8 +169,7 @@ def test_a_task_that_waits_for_its_retry_can_be_cancelled_and_nobody_waits_for_i
     pool = our_model.make(workers=1)
     future = pool.with_policy(retries=1, backoff=600, jitter=False).submit(our_model.task(fail))
     assert failed.wait(30)
-    while future.running():
-        time.sleep(0.001)
+    eventually(lambda: not future.running())
     assert future.cancel()
     pool.shutdown()
     assert future.cancelled()

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 import zoneinfo
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from watching import eventually
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DEMO = EXAMPLES / "demo.py"
@@ -132,11 +133,8 @@ def test_the_service_ends_with_the_demo_however_that_ends(tmp_path):
     with running_demo(tmp_path) as (demo, port):
         demo.kill()
         demo.wait()
-        deadline = time.monotonic() + 20
         # The service's own process is told of it by the kernel; there is nobody left to wait for.
-        while is_served(port):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually(lambda: not is_served(port), "the end of the service")
 
 
 @needs_zones

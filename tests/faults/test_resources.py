@@ -17,9 +17,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from watching import REPEATS, children, eventually, program, seeds
 
 import manyhands as mh
+from watching import REPEATS, children, eventually, program, seeds
 
 LIMITED = """
 import resource
@@ -173,9 +173,8 @@ def test_hundreds_of_executors_leave_nothing_behind():
 def test_an_idle_pool_uses_no_processor():
     with mh.ProcessExecutor(2) as pool:
         workers = {future.result(timeout=20) for future in [pool.submit(os.getpid) for _ in range(200)]}
-        watched = [*workers, *(pool.submit(os.getppid).result(timeout=20) for _ in range(1))]
-        settle = time.monotonic() + 0.1
-        eventually(lambda: time.monotonic() > settle, "a moment")
+        watched = [*workers, pool.submit(os.getppid).result(timeout=20)]
+        eventually(lambda: all(map(sleeps, watched)), "rest")
         before = [ticks(pid) for pid in watched]
         mine = time.process_time()
         # Idleness can only be watched.
@@ -186,8 +185,16 @@ def test_an_idle_pool_uses_no_processor():
 
 
 def ticks(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = stat(pid)
     return int(fields[11]) + int(fields[12])
+
+
+def sleeps(pid):
+    return stat(pid)[0] == "S"
+
+
+def stat(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def test_executors_are_made_and_closed_by_many_threads_at_once():
