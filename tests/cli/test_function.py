@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from manyhands.cli.function import fingerprint, is_async, load
+from manyhands._core import is_coroutine_function
+from manyhands.cli.function import fingerprint, load
 
 
 def problem(shell, name):
@@ -207,8 +208,8 @@ def test_the_kind_of_a_function_is_seen_through_partials():
     async def fn(row):
         return row
 
-    assert is_async(functools.partial(functools.partial(fn, 1), 2))
-    assert not is_async(one)
+    assert is_coroutine_function(functools.partial(functools.partial(fn, 1), 2))
+    assert not is_coroutine_function(one)
 
 
 def test_loading_gives_the_function_itself(tmp_path, monkeypatch):

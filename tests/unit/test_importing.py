@@ -1,4 +1,4 @@
-"""What is imported when: a program pays for what it uses, and names mean the same in whatever order."""
+"""What is imported, and started, when: a program pays for what it uses, names mean the same in any order."""
 
 import json
 import pkgutil
@@ -138,3 +138,25 @@ def test_a_worker_that_imports_logging_late_sends_its_records():
 
 def test_a_child_of_a_worker_that_imports_logging_sends_no_records():
     assert result_of(f"pool.submit(exec, {IMPORT_IN_A_CHILD!r}).result()") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_for_processes"),
+    [
+        (["map", "m:f", "in", "--on", "process"], True),
+        (["map", "--on=process+async", "m:f"], True),
+        (["map", "process", "--on", "thread"], False),
+        (["map", "m:f", "--on"], False),
+        ([], False),
+    ],
+)
+def test_the_command_begins_with_the_zygote_only_where_processes_are_asked_for(arguments, is_for_processes):
+    program = (
+        "import sys\nfrom manyhands.cli import __main__ as command\n"
+        "from manyhands.executors import _zygote\n"
+        "started = []\n_zygote.zygote = lambda preload: started.append('click' in sys.modules)\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "try: command.main()\nexcept SystemExit: pass\nprint(started)"
+    )
+    ran = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.splitlines()[-1] == ("[False]" if is_for_processes else "[]")

@@ -6,9 +6,7 @@ manyhands map counting.py:count PATHS --output OUTPUT --on process
 
 from __future__ import annotations
 
-import json
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 
@@ -18,6 +16,10 @@ def count(path: str) -> tuple[int, int]:
 
 
 def main(paths: str, output: str, chunk: str) -> None:
+    # Here, for `count` needs neither, and workers of others import it with this file.
+    import json
+    from concurrent.futures import ProcessPoolExecutor
+
     listed = Path(paths).read_text().splitlines()
     with ProcessPoolExecutor(2) as pool, Path(output).open("w") as results:
         for counted in pool.map(count, listed, chunksize=int(chunk)):

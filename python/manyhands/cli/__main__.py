@@ -1,47 +1,32 @@
-"""The `manyhands` command."""
+"""The `manyhands` command: where it begins."""
 
 from __future__ import annotations
 
-import os
 import sys
+from itertools import pairwise
 
-import click
-
-from manyhands.cli.map import map_command
-from manyhands.cli.problem import say
-from manyhands.cli.run import INTERRUPTED
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="manyhands", prog_name="manyhands")
-def manyhands() -> None:
-    """Do many things at once: run Python functions over rows, durably and in parallel."""
-
-
-manyhands.add_command(map_command)
+TYPE_CHECKING = False  # without the import: `typing` is a large module
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    if _is_for_processes(sys.argv[1:]):
+        # It takes as long to start as the rest of this command to be imported.
+        from manyhands.executors._zygote import zygote
+
+        zygote(())
+    from manyhands.cli.program import run
+
     sys.exit(run())
 
 
-def run() -> int:
-    """Run the command line and return its exit code: 0, 1, 2 or 130."""
-    try:
-        return int(manyhands.main(prog_name="manyhands", standalone_mode=False) or 0)
-    except click.exceptions.Exit as request:
-        return request.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        say("interrupted")
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes the standard output once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+def _is_for_processes(arguments: Iterable[str]) -> bool:
+    """Whether that is how the command line looks; nothing depends on it but the time that a run takes."""
+    on = [word for option, word in pairwise(arguments) if option == "--on"]
+    on += [word.removeprefix("--on=") for word in arguments if word.startswith("--on=")]
+    return any(word.startswith("process") for word in on)
 
 
 if __name__ == "__main__":

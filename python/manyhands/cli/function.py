@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -10,7 +9,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -18,6 +16,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from manyhands._core import is_coroutine_function
 from manyhands.cli.problem import Problem
 from manyhands.cli.report import user_traceback
 
@@ -76,7 +75,7 @@ def load(name: str) -> Target:
             f"could not use `{name}`: found a generator function, expected one result for each row",
             "replace `yield` by `return`; a row with many results can return a list",
         )
-    return Target(function, name, is_async(function), fingerprint(function))
+    return Target(function, name, is_coroutine_function(function), fingerprint(function))
 
 
 def _whole_name_hint(name: str) -> str:
@@ -85,15 +84,6 @@ def _whole_name_hint(name: str) -> str:
     module, _, function = name.rpartition(".")
     return (
         f"perhaps `{module}:{function}`" if module and function != "py" else "for example `cleaning.py:clean`"
-    )
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling `function` gives a coroutine."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - of an object whose class has an async one
     )
 
 
@@ -129,7 +119,7 @@ def _import_problem(place: str, error: BaseException) -> Problem:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [found.name for found in path.parent.glob("*.py")], n=3)
+        near = _close_to(path.name, [found.name for found in path.parent.glob("*.py")])
         hint = f"perhaps {_listed(near)}" if near else None
         raise Problem(f"could not import `{path}`: found no such file", hint)
     # The name a user would import it by, so that pickling and dataclasses find the module again.
@@ -163,7 +153,7 @@ def _names_hint(owner: Any, name: str) -> str | None:
     names = [
         found for found in dir(owner) if not found.startswith("_") and callable(getattr(owner, found, None))
     ]
-    near = difflib.get_close_matches(name, names, n=3)
+    near = _close_to(name, names)
     own = [
         found for found in names if getattr(getattr(owner, found), "__module__", None) == _module_of(owner)
     ]
@@ -174,6 +164,12 @@ def _names_hint(owner: Any, name: str) -> str | None:
 
 def _module_of(owner: Any) -> str | None:
     return owner.__name__ if isinstance(owner, ModuleType) else getattr(owner, "__module__", None)
+
+
+def _close_to(name: str, names: list[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(name, names, n=3)
 
 
 def _listed(names: list[str]) -> str:
@@ -200,8 +196,10 @@ def _parts(function: Any) -> list[str]:
     plain = inspect.unwrap(getattr(function, "__func__", function))
     seen = plain if inspect.isroutine(plain) or inspect.isclass(plain) else type(plain)
     name = str(getattr(seen, "__qualname__", type(seen).__qualname__))
+    from textwrap import dedent
+
     try:
-        return [name, textwrap.dedent(inspect.getsource(seen))]
+        return [name, dedent(inspect.getsource(seen))]
     except (OSError, TypeError):
         code = getattr(seen, "__code__", None)
         return [name, *_code_parts(code)] if code else [name, str(getattr(seen, "__module__", ""))]
