@@ -1,0 +1,234 @@
+//! Those who wait for something, in the order in which they came: the list under every primitive of `sync`.
+//!
+//! A [`Line`] is plain data, kept under its owner's lock. There are two ways out of it.
+//!
+//! - [`serve`](Line::serve) takes the first one out: he *has* what he waited for. He learns it by no longer
+//!   [being there](Line::contains).
+//! - [`call`](Line::call) leaves him in his place and only wakes him, to come and take it himself; meanwhile somebody
+//!   who runs already may take it, which spares the two threads a switch. Who was called in vain is
+//!   [passed over](Line::pass_over), and has to be served from then on: that bounds the unfairness.
+//!
+//! **Cancellation.** Who [leaves](Line::leave) learns what he takes with him: nothing, a call that the next one must get
+//! in his stead, or, if he is no longer there, the very thing that he waited for.
+//!
+//! **Cost.** Tickets only grow, so a place is found by bisection however many wait.
+
+use std::collections::VecDeque;
+
+/// A place in one line. Never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// How it stands with somebody in a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Waiting,
+    Called,
+    PassedOver,
+}
+
+#[derive(Debug)]
+struct Place<W> {
+    ticket: Ticket,
+    waiter: W,
+    standing: Standing,
+}
+
+/// What somebody who leaves a line leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Left {
+    /// Nothing: he had only waited.
+    Waiting,
+    /// He had been called: somebody else must be.
+    Called,
+    /// He is not in the line: he was served.
+    Served,
+}
+
+/// Waiters in the order in which they came.
+#[derive(Debug)]
+pub struct Line<W> {
+    places: VecDeque<Place<W>>,
+    next: u64,
+    called: usize,
+    passed_over: usize,
+}
+
+impl<W> Default for Line<W> {
+    fn default() -> Self {
+        Self { places: VecDeque::new(), next: 0, called: 0, passed_over: 0 }
+    }
+}
+
+impl<W> Line<W> {
+    /// Puts somebody at the end.
+    pub fn join(&mut self, waiter: W) -> Ticket {
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        self.places.push_back(Place { ticket, waiter, standing: Standing::Waiting });
+        ticket
+    }
+
+    /// Takes the first one out: he has what he waited for.
+    pub fn serve(&mut self) -> Option<W> {
+        let place = self.places.pop_front()?;
+        self.forget(place.standing);
+        Some(place.waiter)
+    }
+
+    /// Takes everybody out who waits now.
+    pub fn serve_all(&mut self) -> Vec<W> {
+        (self.called, self.passed_over) = (0, 0);
+        self.places.drain(..).map(|place| place.waiter).collect()
+    }
+
+    /// Takes this one out, for whatever reason.
+    pub fn leave(&mut self, ticket: Ticket) -> Left {
+        let Some(position) = self.position(ticket) else { return Left::Served };
+        let standing = self.places.remove(position).map_or(Standing::Waiting, |place| place.standing);
+        self.forget(standing);
+        if standing == Standing::Called { Left::Called } else { Left::Waiting }
+    }
+
+    /// Takes out those who are gone without having left.
+    pub fn dismiss(&mut self, is_gone: impl Fn(&W) -> bool) -> Vec<W> {
+        let (gone, left): (VecDeque<_>, VecDeque<_>) =
+            self.places.drain(..).partition(|place| is_gone(&place.waiter));
+        self.places = left;
+        for place in &gone {
+            self.forget(place.standing);
+        }
+        gone.into_iter().map(|place| place.waiter).collect()
+    }
+
+    /// Takes note that a called one came in vain; the others are passed over in no sense.
+    pub fn pass_over(&mut self, ticket: Ticket) {
+        let Some(position) = self.position(ticket) else { return };
+        let standing = &mut self.places[position].standing;
+        if *standing == Standing::Called {
+            *standing = Standing::PassedOver;
+            self.called -= 1;
+            self.passed_over += 1;
+        }
+    }
+
+    /// Whether this one still waits; otherwise he was served.
+    #[must_use]
+    pub fn contains(&self, ticket: Ticket) -> bool {
+        self.position(ticket).is_some()
+    }
+
+    /// Whether somebody was called in vain, so that the first in line has to be served.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.passed_over > 0
+    }
+
+    /// How many were called and have not come yet.
+    #[must_use]
+    pub fn called(&self) -> usize {
+        self.called
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The first in line.
+    #[must_use]
+    pub fn first(&self) -> Option<&W> {
+        self.places.front().map(|place| &place.waiter)
+    }
+
+    /// Everybody who waits, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &W> {
+        self.places.iter().map(|place| &place.waiter)
+    }
+
+    fn position(&self, ticket: Ticket) -> Option<usize> {
+        // Nearly always it is the first one.
+        if self.places.front().is_some_and(|place| place.ticket == ticket) {
+            return Some(0);
+        }
+        self.places.binary_search_by_key(&ticket, |place| place.ticket).ok()
+    }
+
+    fn forget(&mut self, standing: Standing) {
+        match standing {
+            Standing::Waiting => {}
+            Standing::Called => self.called -= 1,
+            Standing::PassedOver => self.passed_over -= 1,
+        }
+    }
+}
+
+impl<W: Clone> Line<W> {
+    /// Calls the first one who was not called yet; he keeps his place.
+    pub fn call(&mut self) -> Option<(Ticket, W)> {
+        let place = self.places.iter_mut().find(|place| place.standing == Standing::Waiting)?;
+        place.standing = Standing::Called;
+        self.called += 1;
+        Some((place.ticket, place.waiter.clone()))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_to_come_is_the_first_to_be_served() {
+        let mut line = Line::default();
+        let tickets = ["a", "b", "c"].map(|name| line.join(name));
+        assert_eq!(line.leave(tickets[1]), Left::Waiting);
+        assert_eq!(line.serve(), Some("a"));
+        assert!(!line.contains(tickets[0]));
+        assert_eq!(line.serve(), Some("c"));
+        assert_eq!(line.serve(), None);
+    }
+
+    #[test]
+    fn a_call_goes_to_each_once_and_keeps_the_place() {
+        let mut line = Line::default();
+        let first = line.join("a");
+        let second = line.join("b");
+        assert_eq!(line.call(), Some((first, "a")));
+        assert_eq!(line.call(), Some((second, "b")));
+        assert_eq!(line.call(), None);
+        assert_eq!((line.called(), line.len()), (2, 2));
+    }
+
+    #[test]
+    fn who_leaves_learns_what_he_takes_with_him() {
+        let mut line = Line::default();
+        let tickets = ["a", "b"].map(|name| line.join(name));
+        let _ = line.call();
+        assert_eq!(line.leave(tickets[0]), Left::Called);
+        assert_eq!(line.called(), 0);
+        assert_eq!(line.serve(), Some("b"));
+        assert_eq!(line.leave(tickets[1]), Left::Served);
+    }
+
+    #[test]
+    fn only_who_was_called_in_vain_is_owed_something() {
+        let mut line = Line::default();
+        let tickets = ["a", "b"].map(|name| line.join(name));
+        line.pass_over(tickets[0]);
+        assert!(!line.owes());
+        let _ = line.call();
+        line.pass_over(tickets[0]);
+        assert!(line.owes());
+        assert_eq!(line.call(), Some((tickets[1], "b")));
+        assert_eq!(line.serve(), Some("a"));
+        assert!(!line.owes());
+    }
+}

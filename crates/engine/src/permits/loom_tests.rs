@@ -1,0 +1,109 @@
+use loom::sync::Notify;
+use loom::thread;
+
+use super::*;
+use crate::park::Token;
+use crate::prim::Arc;
+use crate::prim::atomic::AtomicUsize;
+
+/// A thread's place to sleep, with loom's `Notify` as its futex.
+#[derive(Clone)]
+struct Sleeper(Arc<(Token, Notify)>);
+
+impl Sleeper {
+    fn new() -> Self {
+        Self(Arc::new((Token::default(), Notify::new())))
+    }
+
+    fn wake(&self) {
+        if self.0.0.notify() {
+            self.0.1.notify();
+        }
+    }
+
+    fn sleep(&self) {
+        let (token, futex) = &*self.0;
+        if token.prepare() {
+            while !token.is_notified() {
+                futex.wait();
+            }
+            token.consume();
+        }
+    }
+}
+
+fn wake_all(wakes: Vec<Wake<Sleeper>>) {
+    for wake in wakes {
+        let (Wake::Called(_, sleeper) | Wake::Served(sleeper)) = wake;
+        sleeper.wake();
+    }
+}
+
+fn take(permits: &Permits<Sleeper>) {
+    if permits.try_take() {
+        return;
+    }
+    let sleeper = Sleeper::new();
+    if let Some(ticket) = permits.take_or_join(sleeper.clone()) {
+        while !permits.poll(ticket) {
+            sleeper.sleep();
+        }
+    }
+}
+
+fn give(permits: &Permits<Sleeper>) {
+    match permits.try_give() {
+        Some(given) => given.unwrap(),
+        None => wake_all(permits.give(1, |_| ()).unwrap()),
+    }
+}
+
+/// A lost wake-up is a deadlock, which loom reports; two holders at a time are a wrong sum.
+#[test]
+fn loom_one_permit_excludes_and_nobody_sleeps_for_ever() {
+    loom::model(|| {
+        let shared = Arc::new((Permits::new(1, 1), AtomicUsize::new(0)));
+        let work = |shared: &(Permits<Sleeper>, AtomicUsize)| {
+            take(&shared.0);
+            let seen = shared.1.load(Ordering::Relaxed);
+            shared.1.store(seen + 1, Ordering::Relaxed);
+            give(&shared.0);
+        };
+        let others: Vec<_> = (0..2)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || work(&shared))
+            })
+            .collect();
+        work(&shared);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert_eq!(shared.1.load(Ordering::Relaxed), 3);
+        assert_eq!(shared.0.free(), 1);
+    });
+}
+
+/// One waiter gives up at any moment; the permit reaches the other all the same.
+#[test]
+fn loom_who_gives_up_never_takes_a_wake_up_along() {
+    loom::model(|| {
+        let permits = Arc::new(Permits::new(0, 1));
+        let patient = {
+            let permits = Arc::clone(&permits);
+            thread::spawn(move || take(&permits))
+        };
+        let hasty = {
+            let permits = Arc::clone(&permits);
+            thread::spawn(move || {
+                let Some(ticket) = permits.take_or_join(Sleeper::new()) else { return give(&permits) };
+                match permits.leave(ticket) {
+                    GaveUp::Left(wakes) => wake_all(wakes),
+                    GaveUp::Holds => give(&permits),
+                }
+            })
+        };
+        give(&permits);
+        hasty.join().unwrap();
+        patient.join().unwrap();
+        assert_eq!(permits.free(), 0);
+    });
+}
