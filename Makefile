@@ -38,7 +38,7 @@ test-ray: prerequisites ## run the tests on a real Ray cluster, on one Python; n
 	@scripts/test-ray $(ARGS)
 
 .PHONY: compat
-compat: prerequisites ## run CPython's own tests of concurrent.futures on manyhands; ARGS="FutureTests"
+compat: prerequisites ## run CPython's own tests of concurrent.futures, locks and queues on manyhands; ARGS="FutureTests"
 	@scripts/compat $(ARGS)
 
 .PHONY: lint

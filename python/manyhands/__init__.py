@@ -10,6 +10,7 @@ from manyhands._lazy import imported_on_demand
 
 TYPE_CHECKING = False  # without the import: `typing` is a large module
 if TYPE_CHECKING:
+    from manyhands import sync as sync
     from manyhands._core import Outcome, Policy, Receipt
     from manyhands.commands import CommandFailed, map_commands, run_command
     from manyhands.errors import (
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = imported_on_demand(
         __name__,
-        ("commands", "errors", "executors", "futures", "group", "maps", "randomness", "summary"),
+        ("commands", "errors", "executors", "futures", "group", "maps", "randomness", "summary", "sync"),
         {
             "AsyncExecutor": "executors",
             "BrokenInitializer": "errors",

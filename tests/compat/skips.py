@@ -72,3 +72,10 @@ def reason_not_to_run(test: str, waits: str) -> str | None:
     """Return why "Class.method" is not run, or None if it is."""
     found = (skip.reason for skip in SKIPS if skip.test == test and skip.waits in (None, waits))
     return next(found, None)
+
+
+SYNC_SKIPS = {
+    "EventTests.test_at_fork_reinit": "it looks at a private member of Event: _cond",
+    "ConditionAsRLockTests.test_recursion_count": "a condition has no _recursion_count, CPython's neither",
+}
+"""The tests of locks and queues that are not run, each with its reason. There are no others."""

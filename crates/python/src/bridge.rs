@@ -6,7 +6,7 @@ use pyo3::wrap_pyfunction;
 
 /// Ends the wait of an asyncio future, unless it was cancelled meanwhile.
 #[pyfunction]
-fn wake(future: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn wake(future: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
     if !future.call_method0(pyo3::intern!(py, "done"))?.is_truthy()? {
         future.call_method1(pyo3::intern!(py, "set_result"), (py.None(),))?;

@@ -19,6 +19,7 @@ python_types! {
     cancelled_error = "concurrent.futures"."CancelledError";
     timeout_error = "concurrent.futures"."TimeoutError";
     invalid_state_error = "concurrent.futures"."InvalidStateError";
+    broken_barrier_error = "threading"."BrokenBarrierError";
     broken_initializer = "manyhands.errors"."BrokenInitializer";
     executor_closed = "manyhands.errors"."ExecutorClosed";
     task_failure_warning = "manyhands.errors"."TaskFailureWarning";

@@ -37,6 +37,7 @@ mod reading;
 mod seed;
 mod slots;
 mod supervisor;
+mod sync;
 mod tally;
 mod thread_crew;
 mod timers;
@@ -80,6 +81,8 @@ mod _core {
     #[pymodule_export]
     use crate::supervisor::{Process, ProcessPool};
     #[pymodule_export]
+    use crate::sync::{Awaiting, Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};
+    #[pymodule_export]
     use crate::thread_crew::Thread;
     #[pymodule_export]
     use crate::wait::{Completed, wait_for};
@@ -113,6 +116,7 @@ fn register_fork_handler(py: Python<'_>) -> PyResult<()> {
     #[pyfunction]
     fn after_fork_in_child() {
         pool::after_fork_in_child();
+        sync::after_fork_in_child();
     }
     #[pyfunction]
     fn around_fork() {

@@ -1,0 +1,36 @@
+//! `manyhands.sync`: primitives that threads and asyncio tasks wait for alike, in one process.
+//!
+//! Below lie `engine`'s [line](manyhands_engine::line) and [permits](manyhands_engine::permits); [`waiting`] knows how
+//! threads and tasks wait, and every primitive has a file of its own.
+
+mod awaiting;
+mod barrier;
+mod condition;
+mod crowd;
+mod event;
+mod lock;
+mod monitor;
+mod mutual;
+mod patience;
+mod rlock;
+mod semaphore;
+mod waiting;
+mod who;
+
+pub(crate) use awaiting::Awaiting;
+pub(crate) use barrier::Barrier;
+pub(crate) use condition::Condition;
+pub(crate) use event::Event;
+pub(crate) use lock::Lock;
+use pyo3::prelude::*;
+pub(crate) use rlock::RLock;
+pub(crate) use semaphore::{BoundedSemaphore, Semaphore};
+pub(crate) use who::after_fork_in_child;
+
+/// A primitive as it is shown: `<sync.Event at 0x7f…: set>`, with the last part of its module's name.
+fn describe(slf: &Bound<'_, PyAny>, state: &str) -> PyResult<String> {
+    let kind = slf.get_type();
+    let module = kind.module()?.to_string();
+    let module = module.rsplit('.').next().unwrap_or_default();
+    Ok(format!("<{module}.{} at {:p}: {state}>", kind.qualname()?, slf.as_ptr()))
+}

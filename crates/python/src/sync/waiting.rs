@@ -1,0 +1,233 @@
+//! Waiting for a primitive: the one place that knows how a thread and how an asyncio task wait, and how each is woken.
+//!
+//! A primitive keeps a [line](manyhands_engine::line) of [`Waiter`]s and says, as a [`Waitable`], how one gets through
+//! and how one gives up; [`block`] and [`Awaiting`](super::awaiting::Awaiting) do the waiting.
+//!
+//! **No wake-up is lost.** Who gives up (a timeout, a signal's exception, a cancelled task, a coroutine that is thrown
+//! away) leaves the line, and what he was given meanwhile goes to the next. Who cannot be woken, because his event loop
+//! is closed, is taken to have given up.
+//!
+//! **Locks.** The lock of a line is held for a few instructions, by an attached thread, and no Python code runs
+//! meanwhile, not even an allocation or a `Drop`: so nobody waits for it long, a fork finds it free, and the garbage
+//! collector may look at any line.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use manyhands_engine::clock::Tick;
+use manyhands_engine::line::Ticket;
+use manyhands_engine::permits::Wake;
+use manyhands_os::park::{self, Parker, Woken};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::who;
+use crate::bridge;
+
+/// Somebody who waits.
+#[derive(Clone)]
+pub(crate) struct Waiter {
+    /// The thread, or the one whose event loop runs the task.
+    thread: u64,
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    Thread(Arc<Parker>),
+    Task(Arc<TaskPlace>),
+}
+
+/// Where a task waits.
+pub(crate) struct TaskPlace {
+    event_loop: Py<PyAny>,
+    /// The asyncio future that it awaits at present.
+    future: Mutex<Py<PyAny>>,
+}
+
+impl TaskPlace {
+    pub(crate) fn new(event_loop: Py<PyAny>, future: Py<PyAny>) -> Arc<Self> {
+        Arc::new(Self { event_loop, future: Mutex::new(future) })
+    }
+
+    fn future(&self) -> MutexGuard<'_, Py<PyAny>> {
+        self.future.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn event_loop(&self) -> &Py<PyAny> {
+        &self.event_loop
+    }
+
+    /// Has the task woken by another future from now on.
+    pub(crate) fn renew(&self, future: Py<PyAny>) {
+        let previous = std::mem::replace(&mut *self.future(), future);
+        drop(previous);
+    }
+
+    fn wake(&self, py: Python<'_>) -> PyResult<()> {
+        let future = self.future().clone_ref(py);
+        if running_loop(py)?.is(&self.event_loop) {
+            return bridge::wake(future.bind(py));
+        }
+        let arguments = (bridge::wake_function(py)?, future);
+        self.event_loop.bind(py).call_method1(pyo3::intern!(py, "call_soon_threadsafe"), arguments)?;
+        Ok(())
+    }
+}
+
+/// The event loop that runs in this thread, or None.
+pub(crate) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static FUNCTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let function = FUNCTION.get_or_try_init(py, || {
+        py.import("asyncio.events")?.getattr("_get_running_loop").map(Bound::unbind)
+    })?;
+    function.bind(py).call0()
+}
+
+impl Waiter {
+    /// The calling thread, to be woken by its `parker`.
+    pub(crate) fn thread(parker: &Arc<Parker>) -> Self {
+        Self { thread: who::this_thread(), place: Place::Thread(Arc::clone(parker)) }
+    }
+
+    /// A task of the calling thread's event loop.
+    pub(crate) fn task(place: &Arc<TaskPlace>) -> Self {
+        Self { thread: who::this_thread(), place: Place::Task(Arc::clone(place)) }
+    }
+
+    /// The number of the thread that he waits in.
+    pub(crate) fn thread_number(&self) -> u64 {
+        self.thread
+    }
+
+    /// Whether he was left behind by a fork.
+    pub(crate) fn is_gone(&self) -> bool {
+        who::is_gone(self.thread)
+    }
+
+    /// Wakes him; `false` if there is nobody to wake any more.
+    #[must_use]
+    pub(crate) fn wake(&self, py: Python<'_>) -> bool {
+        match &self.place {
+            Place::Thread(parker) => {
+                parker.unpark();
+                true
+            }
+            Place::Task(place) => place.wake(py).is_ok(),
+        }
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Place::Task(place) = &self.place else { return Ok(()) };
+        visit.call(&place.event_loop)?;
+        visit.call(&*place.future())
+    }
+}
+
+/// What became of somebody who wanted something.
+pub(crate) enum Entered<G> {
+    /// He has it.
+    Through(G),
+    /// He has a place in the line.
+    Waits(Ticket),
+}
+
+/// Something that one can wait for.
+pub(crate) trait Waitable {
+    /// What one has who gets through.
+    type Gain;
+
+    /// Gets it for the running task if that needs no waiting.
+    fn try_now(&self, py: Python<'_>) -> PyResult<Option<Self::Gain>>;
+
+    /// Gets it, or a place in the line.
+    fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<Self::Gain>>;
+
+    /// Looks, after a wake-up, whether the one with this ticket gets it now.
+    fn poll(&self, py: Python<'_>, ticket: Ticket) -> PyResult<Option<Self::Gain>>;
+
+    /// Takes him out of the line; `Some` if he was given it before he left.
+    fn leave(&self, py: Python<'_>, ticket: Ticket) -> Option<Self::Gain>;
+
+    /// Takes back what was given to somebody who has no use for it.
+    fn give_back(&self, py: Python<'_>, gain: Self::Gain);
+}
+
+/// Wakes them. Who cannot be woken is taken to have given up, which may mean that others are to be woken.
+pub(crate) fn wake_all<T: Waitable<Gain = ()>>(py: Python<'_>, awaited: &T, wakes: Vec<Wake<Waiter>>) {
+    for wake in wakes {
+        match wake {
+            Wake::Called(ticket, waiter) if !waiter.wake(py) => {
+                if let Some(gain) = awaited.leave(py, ticket) {
+                    awaited.give_back(py, gain);
+                }
+            }
+            Wake::Served(waiter) if !waiter.wake(py) => awaited.give_back(py, ()),
+            Wake::Called(..) | Wake::Served(_) => {}
+        }
+    }
+}
+
+/// Gets it, waiting detached until `deadline`; `None` if that came first.
+///
+/// # Errors
+/// What a signal handler raised, or what the primitive has to say.
+pub(crate) fn block<T: Waitable>(
+    py: Python<'_>,
+    awaited: &T,
+    deadline: Option<Tick>,
+) -> PyResult<Option<T::Gain>> {
+    let parker = park::mine();
+    let ticket = match awaited.enter(py, Waiter::thread(&parker))? {
+        Entered::Through(gain) => return Ok(Some(gain)),
+        Entered::Waits(ticket) => ticket,
+    };
+    loop {
+        let woken = py.detach(|| parker.park(deadline));
+        // A handler may itself have waited, with this thread's parker: so whoever returns from here looks again.
+        let interrupted = if woken == Woken::Interrupted { py.check_signals() } else { Ok(()) };
+        if let Err(error) = interrupted {
+            if let Some(gain) = awaited.leave(py, ticket) {
+                awaited.give_back(py, gain);
+            }
+            return Err(error);
+        }
+        if let Some(gain) = awaited.poll(py, ticket)? {
+            return Ok(Some(gain));
+        }
+        if woken == Woken::TimedOut {
+            return Ok(awaited.leave(py, ticket));
+        }
+    }
+}
+
+/// Gets it even if a signal's handler raises; the exception is returned beside it, to be raised afterwards. Only a second
+/// one ends the wait: who presses Ctrl-C twice means it.
+///
+/// # Errors
+/// What the second handler raised.
+pub(crate) fn block_stubbornly<T: Waitable>(
+    py: Python<'_>,
+    awaited: &T,
+) -> PyResult<(T::Gain, Option<PyErr>)> {
+    let parker = park::mine();
+    let ticket = match awaited.enter(py, Waiter::thread(&parker))? {
+        Entered::Through(gain) => return Ok((gain, None)),
+        Entered::Waits(ticket) => ticket,
+    };
+    let mut raised = None;
+    loop {
+        if py.detach(|| parker.park(None)) == Woken::Interrupted
+            && let Err(error) = py.check_signals()
+            && raised.replace(error).is_some()
+        {
+            if let Some(gain) = awaited.leave(py, ticket) {
+                awaited.give_back(py, gain);
+            }
+            return Err(raised.take().expect("put there above"));
+        }
+        if let Some(gain) = awaited.poll(py, ticket)? {
+            return Ok((gain, raised));
+        }
+    }
+}

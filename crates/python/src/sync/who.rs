@@ -1,0 +1,84 @@
+//! Who holds and who waits: threads by a number that is never given twice, tasks by their object.
+//!
+//! In the child of a fork only the thread that forked goes on. The numbers tell which threads are gone: all that are
+//! older than the process, but that one.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+static FIRST_HERE: AtomicU64 = AtomicU64::new(1);
+static FORKER: AtomicU64 = AtomicU64::new(0);
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// What a task's identity has and a thread's number never reaches.
+const TASK: u64 = 1 << 63;
+
+/// Nobody.
+pub(crate) const NOBODY: u64 = 0;
+
+thread_local! {
+    static MINE: Cell<u64> = const { Cell::new(NOBODY) };
+}
+
+/// The number of this thread.
+#[inline]
+pub(crate) fn this_thread() -> u64 {
+    MINE.with(|mine| match mine.get() {
+        NOBODY => {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            mine.set(number);
+            number
+        }
+        number => number,
+    })
+}
+
+/// The identity of the asyncio task that runs in this thread, if there is one.
+pub(crate) fn this_task(py: Python<'_>) -> Option<u64> {
+    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let current = CURRENT
+        .get_or_try_init(py, || py.import("asyncio")?.getattr("current_task").map(Bound::unbind))
+        .ok()?;
+    // Without a running loop there is no task, which the function says by an exception.
+    let task = current.call0(py).ok()?;
+    (!task.is_none(py)).then(|| TASK | task.as_ptr() as u64)
+}
+
+/// Whether this is a task rather than a thread.
+pub(crate) fn is_task(who: u64) -> bool {
+    who & TASK != 0
+}
+
+/// Whether this thread existed only in the process that ours was forked from.
+pub(crate) fn is_gone(who: u64) -> bool {
+    who != NOBODY
+        && !is_task(who)
+        && who < FIRST_HERE.load(Ordering::Relaxed)
+        && who != FORKER.load(Ordering::Relaxed)
+}
+
+/// Takes note that this process was forked, by this thread.
+pub(crate) fn after_fork_in_child() {
+    FORKER.store(this_thread(), Ordering::Relaxed);
+    FIRST_HERE.store(NEXT.load(Ordering::Relaxed), Ordering::Relaxed);
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The fork since which a line was last looked through for those who are gone.
+pub(crate) struct Generation(AtomicU32);
+
+impl Generation {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU32::new(GENERATION.load(Ordering::Relaxed)))
+    }
+
+    /// Whether there was a fork since the last time that this was asked.
+    pub(crate) fn has_passed(&self) -> bool {
+        let now = GENERATION.load(Ordering::Relaxed);
+        self.0.load(Ordering::Relaxed) != now && self.0.swap(now, Ordering::Relaxed) != now
+    }
+}

@@ -1,0 +1,86 @@
+"""Runs the interpreter's own tests of locks and queues on the classes of `manyhands.sync`.
+
+    python sync_tests.py [CLASS[.METHOD]…]    run them; exit code 1 on failure
+    python sync_tests.py --list               name the test classes
+
+The code of the tests is the interpreter's; exit code 3 says that it was installed without them.
+"""
+
+import importlib.util
+import json
+import sys
+import unittest
+
+import skips
+
+from manyhands import sync
+
+NOT_SHIPPED = 3
+
+
+def main(arguments: list[str]) -> int:
+    """Run or list what the command line asks for."""
+    if not is_shipped():
+        print(f"not run: this Python {sys.version.split()[0]} was installed without its tests")
+        return NOT_SHIPPED
+    classes = test_classes()
+    if "--list" in arguments:
+        json.dump([*classes], sys.stdout)
+        return 0
+    return run(classes, arguments)
+
+
+def is_shipped() -> bool:
+    """Whether the interpreter has the tests; some distributions leave them out."""
+    try:
+        return importlib.util.find_spec("test.lock_tests") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def test_classes() -> dict[str, type[unittest.TestCase]]:
+    """Return the test classes by their names, each bound to the class of ours that it tests."""
+    from test import lock_tests
+
+    subjects = {
+        "LockTests": (lock_tests.LockTests, {"locktype": sync.Lock}),
+        "RLockTests": (lock_tests.RLockTests, {"locktype": sync.RLock}),
+        "ConditionAsRLockTests": (lock_tests.RLockTests, {"locktype": sync.Condition}),
+        "ConditionTests": (lock_tests.ConditionTests, {"condtype": sync.Condition}),
+        "EventTests": (lock_tests.EventTests, {"eventtype": sync.Event}),
+        "SemaphoreTests": (lock_tests.SemaphoreTests, {"semtype": sync.Semaphore}),
+        "BoundedSemaphoreTests": (lock_tests.BoundedSemaphoreTests, {"semtype": sync.BoundedSemaphore}),
+        "BarrierTests": (lock_tests.BarrierTests, {"barriertype": sync.Barrier}),
+    }
+    return {
+        name: type(name, (tests,), {key: staticmethod(ours) for key, ours in subject.items()})
+        for name, (tests, subject) in subjects.items()
+    }
+
+
+def run(classes: dict[str, type[unittest.TestCase]], only: list[str]) -> int:
+    """Run the classes and say what was run and what was not."""
+    loader, suite = unittest.TestLoader(), unittest.TestSuite()
+    for name, case in classes.items():
+        methods = loader.getTestCaseNames(case)
+        if only and name not in only:
+            methods = [method for method in methods if f"{name}.{method}" in only]
+        for method in methods:
+            test = case(method)
+            if reason := skips.SYNC_SKIPS.get(f"{name}.{method}"):
+                setattr(test, method, unittest.skip(reason)(lambda: None))
+            suite.addTest(test)
+    result = unittest.TextTestRunner(verbosity=2, stream=sys.stdout).run(suite)
+    failed = len(result.failures) + len(result.errors)
+    passed = result.testsRun - failed - len(result.skipped)
+    print(
+        f"Python {sys.version.split()[0]}, locks and queues: "
+        f"{result.testsRun} tests, {passed} passed, {failed} failed, {len(result.skipped)} skipped"
+    )
+    for test, reason in result.skipped:
+        print(f"  skipped {test.id()}: {reason}")
+    return 0 if result.wasSuccessful() and result.testsRun else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
