@@ -127,6 +127,10 @@ Against the standard library of the same Python, unless another peer is named be
 
 {processes}
 
+## State that processes share
+
+{shared}
+
 ## Conditions
 
 {facts}
@@ -163,6 +167,7 @@ def page(rows: Sequence[Row], facts: dict[str, str], subjects: Sequence[Subject]
         threads=_one_peer([row for row in rows if row.section == "threads"]),
         introduction=INTRODUCTION.read_text().strip(),
         processes=_many_peers([row for row in rows if row.section == "processes"]),
+        shared=_one_peer([row for row in rows if row.section == "shared"]),
         facts="\n".join(f"- {fact}: {value}" for fact, value in facts.items()),
         method="\n".join(method),
     )

@@ -10,6 +10,7 @@ from manyhands._lazy import imported_on_demand
 
 TYPE_CHECKING = False  # without the import: `typing` is a large module
 if TYPE_CHECKING:
+    from manyhands import shared as shared
     from manyhands import sync as sync
     from manyhands._core import Outcome, Policy, Receipt
     from manyhands.commands import CommandFailed, map_commands, run_command
@@ -41,7 +42,18 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = imported_on_demand(
         __name__,
-        ("commands", "errors", "executors", "futures", "group", "maps", "randomness", "summary", "sync"),
+        (
+            "commands",
+            "errors",
+            "executors",
+            "futures",
+            "group",
+            "maps",
+            "randomness",
+            "shared",
+            "summary",
+            "sync",
+        ),
         {
             "AsyncExecutor": "executors",
             "BrokenInitializer": "errors",

@@ -22,6 +22,7 @@ pub mod prim;
 pub mod rate;
 pub mod ring;
 pub mod scheduler;
+pub mod shared;
 pub mod statistics;
 pub mod task;
 pub mod timer;

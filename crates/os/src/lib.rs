@@ -16,6 +16,7 @@ pub mod ring;
 #[cfg(test)]
 mod scratch;
 pub mod segment;
+pub mod shared;
 pub mod spool;
 pub mod stock;
 mod sys;

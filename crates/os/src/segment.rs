@@ -48,13 +48,21 @@ impl Segment {
     /// `StorageFull`, `OutOfMemory` or `FileTooLarge` if the machine or a limit does not allow for so much
     /// memory; `InvalidInput` if `len` is 0.
     pub fn create(len: usize) -> io::Result<Self> {
+        Self::create_as("manyhands", len)
+    }
+
+    /// Makes a segment as [`create`](Self::create) does, which the kernel's tables of descriptors call by that name.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); `InvalidInput` also for a name of more than 249 bytes or with a NUL in it.
+    pub fn create_as(name: &str, len: usize) -> io::Result<Self> {
         if len == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "could not make a segment: found 0 bytes, expected at least 1",
             ));
         }
-        let fd = memfd_create("manyhands", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         expect_room_for(len as u64).and_then(|()| reserve(fd.as_fd(), len as u64)).map_err(|error| {
             io::Error::new(error.kind(), format!("could not reserve {len} bytes of shared memory: {error}"))
         })?;

@@ -35,6 +35,7 @@ mod process_worker;
 mod progress;
 mod reading;
 mod seed;
+mod shared;
 mod slots;
 mod supervisor;
 mod sync;
@@ -79,6 +80,11 @@ mod _core {
     #[pymodule_export]
     use crate::reading::{import_module, is_reading, unpickle};
     #[pymodule_export]
+    use crate::shared::{
+        SharedArray, SharedBarrier, SharedCondition, SharedCounter, SharedEvent, SharedLock, SharedRLock,
+        SharedRWLock, SharedRWLockGuard, SharedSemaphore, SharedValue, open_shared,
+    };
+    #[pymodule_export]
     use crate::supervisor::{Process, ProcessPool};
     #[pymodule_export]
     use crate::sync::{Awaiting, Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};
@@ -117,6 +123,7 @@ fn register_fork_handler(py: Python<'_>) -> PyResult<()> {
     fn after_fork_in_child() {
         pool::after_fork_in_child();
         sync::after_fork_in_child();
+        manyhands_os::shared::wait::forget_me();
     }
     #[pyfunction]
     fn around_fork() {

@@ -1,0 +1,237 @@
+"""Processes that are killed while they hold, wait for or change what others share."""
+
+import os
+import random
+import signal
+import threading
+
+import pytest
+
+import manyhands as mh
+from watching import eventually, program, seeds
+
+PRELUDE = """
+import os, random, signal, sys, threading, time, manyhands as mh
+
+def child(run):
+    if pid := os.fork():
+        return pid
+    try:
+        run()
+    finally:
+        os._exit(0)
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+chance = random.Random(int(sys.argv[1]))
+"""
+
+
+def run(text, seed):
+    """What a program prints that starts children without threads, by forks of its own."""
+    with program(PRELUDE + text, seed) as process:
+        out, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+        return out.split()
+
+
+@seeds(3)
+def test_of_what_a_killed_process_adds_no_part_is_missing(seed):
+    """It notes how far it is before and after each addition, so that the sum can be checked."""
+    text = """
+for _ in range(20):
+    value, started = mh.shared.Value(0), mh.shared.Array("q", 2)
+    def hammer():
+        while True:
+            started[0] += 1
+            value.add(1)
+            started[1] += 1
+    def count():
+        for _ in range(1000):
+            value.add(1)
+    killed, counts = child(hammer), child(count)
+    while not started[1]:
+        pass
+    time.sleep(chance.random() / 500)
+    kill(killed)
+    os.waitpid(counts, 0)
+    assert started[1] <= value.value - 1000 <= started[0] <= started[1] + 1, (value, started[:])
+print("right")
+"""
+    assert run(text, seed) == ["right"]
+
+
+@seeds(3)
+def test_a_lock_passes_on_and_says_so(seed):
+    text = """
+lock, turns, told = mh.shared.Lock(), mh.shared.Value(0), mh.shared.Value(0)
+def hammer():
+    while True:
+        with lock:
+            told.add(lock.was_abandoned)
+            turns.add(1)
+pids = [child(hammer) for _ in range(3)]
+for _ in range(60):
+    before = turns.value
+    while turns.value < before + 50:
+        time.sleep(0)
+    kill(pids.pop(chance.randrange(3)))
+    pids.append(child(hammer))
+for pid in pids:
+    kill(pid)
+with lock:
+    told.add(lock.was_abandoned)
+assert not lock.locked()
+print("free", 0 < told.value <= 63)
+"""
+    assert run(text, seed) == ["free", "True"]
+
+
+@seeds(3)
+def test_permits_come_back(seed):
+    text = """
+semaphore, turns = mh.shared.Semaphore(2), mh.shared.Counter()
+def hammer():
+    while True:
+        with semaphore:
+            turns.add(1)
+pids = [child(hammer) for _ in range(4)]
+for _ in range(40):
+    before = turns.value
+    while turns.value < before + 20:
+        time.sleep(0)
+    kill(pids.pop(chance.randrange(4)))
+    pids.append(child(hammer))
+for pid in pids:
+    kill(pid)
+assert semaphore.acquire() and semaphore.acquire() and not semaphore.acquire(blocking=False)
+print(semaphore.value)
+"""
+    assert run(text, seed) == ["0"]
+
+
+@seeds(3)
+def test_a_read_write_lock_outlives_those_who_have_it(seed):
+    text = """
+lock, pair, turns = mh.shared.RWLock(), mh.shared.Array("q", 2), mh.shared.Counter()
+def hammer():
+    while True:
+        with lock.read():
+            assert pair[0] == pair[1] or lock.was_abandoned
+            turns.add(1)
+        with lock.write():
+            if lock.was_abandoned:
+                pair[1] = pair[0]
+            pair[0] += 1
+            pair[1] += 1
+            turns.add(1)
+pids = [child(hammer) for _ in range(3)]
+for _ in range(40):
+    before = turns.value
+    while turns.value < before + 20:
+        time.sleep(0)
+    kill(pids.pop(chance.randrange(3)))
+    pids.append(child(hammer))
+for pid in pids:
+    kill(pid)
+assert lock.acquire_write()
+print(lock.was_abandoned or pair[0] == pair[1])
+"""
+    assert run(text, seed) == ["True"]
+
+
+@seeds(2)
+def test_the_call_of_one_who_dies_goes_to_the_next(seed):
+    text = """
+condition, level, taken = mh.shared.Condition(), mh.shared.Value(0), mh.shared.Counter()
+def take():
+    while True:
+        with condition:
+            condition.wait_for(lambda: level.value)
+            level.add(-1)
+            taken.add(1)
+pids = [child(take) for _ in range(3)]
+for number in range(200):
+    with condition:
+        level.add(1)
+        condition.notify()
+    if number % 10 == 0:
+        kill(pids.pop(chance.randrange(3)))
+        pids.append(child(take))
+while level.value:
+    time.sleep(0.001)
+for pid in pids:
+    kill(pid)
+print(195 <= taken.value <= 200)
+"""
+    assert run(text, seed) == ["True"]
+
+
+def sit(thing):
+    """A worker's task: have it, and be killed."""
+    thing.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with mh.ProcessExecutor(1) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("kind", [mh.shared.Lock, mh.shared.RLock, mh.shared.Semaphore])
+def test_what_a_dead_process_had_is_had_at_once_without_waiting(pool, kind):
+    thing = kind()
+    with pytest.raises(mh.WorkerDied):
+        pool.submit(sit, thing).result()
+    assert thing.acquire(blocking=False)
+    if kind is not mh.shared.Semaphore:
+        assert thing.was_abandoned
+        thing.release()
+        thing.acquire()
+        assert not thing.was_abandoned
+
+
+def test_a_barrier_breaks_when_one_dies_who_waits(pool):
+    barrier = mh.shared.Barrier(3)
+    worker = pool.submit(os.getpid).result()
+    killed = pool.submit(barrier.wait)
+    eventually(lambda: barrier.n_waiting)
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait()
+    assert killed.exception()
+
+
+@seeds(2)
+def test_a_thousand_deaths_leave_nothing_stuck(seed):
+    """Each child is killed at some instant of a mix of everything."""
+    text = """
+lock, rlock, semaphore = mh.shared.Lock(), mh.shared.RLock(), mh.shared.Semaphore(3)
+rwlock, condition, event = mh.shared.RWLock(), mh.shared.Condition(), mh.shared.Event()
+value = mh.shared.Value(0)
+def mix():
+    mine = random.Random()
+    while True:
+        with mine.choice([lock, rlock, semaphore, rwlock.read(), rwlock.write(), condition]) as got:
+            value.add(1)
+        with condition:
+            condition.notify(2)
+            condition.wait(timeout=mine.random() / 1000)
+        event.set()
+        event.clear()
+for _ in range(250):
+    pids = [child(mix) for _ in range(2)]
+    before = value.value
+    while value.value < before + 4:
+        time.sleep(0)
+    time.sleep(chance.random() / 1000)
+    for pid in pids:
+        kill(pid)
+assert lock.acquire() and rlock.acquire() and rwlock.acquire_write() and condition.acquire()
+assert all(semaphore.acquire() for _ in range(3)) and not semaphore.acquire(blocking=False)
+print("all free")
+"""
+    assert run(text, seed * 1000 + random.Random(seed).randrange(1000)) == ["all", "free"]
