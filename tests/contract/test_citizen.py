@@ -568,8 +568,11 @@ def test_a_worker_has_the_arguments_of_the_program():
 
 
 def test_a_program_whose_directory_is_gone_may_have_workers(tmp_path):
+    # Those cannot even import `socket` there: python/cpython#130932.
+    import_earlier = (3, 13) <= sys.version_info < (3, 13, 3)
     done = run_script(
         "import os\nimport manyhands as mh\n"
+        f"{import_earlier} and mh.ProcessExecutor\n"
         "os.rmdir(os.getcwd())\n"
         "with mh.ProcessExecutor(1) as pool: print(pool.submit(os.getcwd).result())\n",
         cwd=tmp_path,

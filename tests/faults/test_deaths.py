@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from noting import note
-from watching import eventually, has_ended, seeds
 
 import manyhands as mh
+from watching import eventually, has_ended, seeds
 
 
 def killing_at_random(journal, deaths, seed):

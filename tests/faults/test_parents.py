@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from watching import children, eventually, has_ended, program, seeds
 
 import manyhands as mh
+from watching import children, eventually, has_ended, program, seeds
 
 FAMILY = """
 import os, subprocess, time
