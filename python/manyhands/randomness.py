@@ -24,10 +24,11 @@ def item_seed() -> int:
         >>> list(mh.map(seed_of, "ab", seed=7)) == list(mh.map(seed_of, "ab", seed=7, workers=1))
         True
     """
-    try:
-        return _seed.get()
-    except LookupError:
-        raise LookupError("there is no item with a seed here: give `seed=` to mh.map") from None
+    seed = _seed.get(None)
+    if seed is None:
+        # Without an exception before it, in which a variable is that cannot be sent from a process.
+        raise LookupError("there is no item with a seed here: give `seed=` to mh.map")
+    return seed
 
 
 def item_random() -> random.Random:

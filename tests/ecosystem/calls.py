@@ -1,6 +1,7 @@
 """What the tests have clusters do; on its own, for the workers there import it."""
 
 import asyncio
+import contextvars
 import os
 
 from watching import eventually
@@ -40,6 +41,23 @@ def note(file):
     with file.open("a") as lines:
         lines.write("x\n")
     return len(file.read_text()) // 2
+
+
+CALLER = contextvars.ContextVar("CALLER", default="nobody")
+
+
+def caller():
+    return CALLER.get()
+
+
+def draw(_):
+    import manyhands
+
+    return manyhands.item_random().random()
+
+
+async def draw_on_loop(item):
+    return draw(item)
 
 
 def fail_until(file, times):

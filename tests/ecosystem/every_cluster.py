@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 
 import pytest
-from calls import add_on_loop, die_until, fail_until, identity, note
+from calls import CALLER, add_on_loop, caller, die_until, draw, draw_on_loop, fail_until, identity, note
 
 import manyhands as mh
 
@@ -28,6 +28,17 @@ class TheFace:
         assert list(mh.map(abs, range(-50, 0), on=pool)) == list(range(50, 0, -1))
         outcomes = list(mh.map(int, ["1", "x"], on=pool, on_error="return"))
         assert [outcome.ok for outcome in outcomes] == [True, False]
+
+    @pytest.mark.parametrize("function", [draw, draw_on_loop])
+    def test_an_item_draws_the_same_numbers_as_elsewhere(self, pool, function):
+        drawn = list(mh.map(draw, range(5), seed=7))
+        assert list(mh.map(function, range(5), on=pool, seed=7)) == drawn
+        with pytest.raises(LookupError, match="there is no item with a seed here"):
+            pool.submit(function, 0).result()
+
+    def test_context_variables_stay_here(self, pool):
+        CALLER.set("somebody")
+        assert pool.submit(caller).result() == "nobody"
 
     def test_groups(self, pool):
         with mh.TaskGroup(pool) as group:

@@ -167,6 +167,14 @@ class TestFaults:
         with pytest.raises(TypeError, match=r"could not send a call of `identity` to Dask: cannot pickle"):
             pool.submit(identity, threading.Lock()).result()
 
+    def test_an_exception_that_dask_cannot_send_comes_with_its_text(self, pool):
+        def fail():
+            raise ValueError("told") from ValueError(threading.Lock())
+
+        with pytest.raises(Exception, match=r"ValueError\('told'\)") as caught:
+            pool.submit(fail).result()
+        assert type(caught.value) is Exception
+
     def test_a_worker_that_dies_fails_its_task_alone(self, pool):
         with pytest.raises(mh.WorkerDied, match=r"worker `tcp://.*` died while it ran `_exit`") as caught:
             pool.submit(os._exit, 1).result()

@@ -7,12 +7,15 @@ for a task. A coroutine that is stopped has its call cancelled in the cluster.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
+from manyhands import _core
 from manyhands.executors.async_ import AsyncExecutor
+from manyhands.randomness import _seed as item_seed
 
 if TYPE_CHECKING:
     from manyhands.futures import Future
@@ -86,4 +89,33 @@ class _Remote:
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return await self._link.run(functools.partial(self._function, *args, **kwargs), self.__name__)
+        seed = item_seed.get(None)
+        function = self._function if seed is None else _seeded(self._function, seed)
+        return await self._link.run(functools.partial(function, *args, **kwargs), self.__name__)
+
+
+def _seeded(function: Callable[..., Any], seed: int) -> Callable[..., Any]:
+    """The function as one that finds the item's seed where it runs, if manyhands is there.
+
+    Nested functions, for such are pickled whole; where there is no manyhands nobody can ask for the seed.
+    """
+
+    def sow() -> None:
+        try:
+            from manyhands.randomness import _seed
+        except ImportError:
+            return
+        _seed.set(seed)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        def sown() -> Any:
+            sow()
+            return function(*args, **kwargs)
+
+        return contextvars.copy_context().run(sown)
+
+    async def call_on_loop(*args: Any, **kwargs: Any) -> Any:
+        sow()
+        return await function(*args, **kwargs)
+
+    return call_on_loop if _core.is_coroutine_function(function) else call
