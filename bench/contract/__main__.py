@@ -53,12 +53,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         metavar="NAMES",
-        type=lambda text: text.split(","),
+        type=known_names,
         help=f"some of {', '.join(BY_CLASS)}; writes nothing",
     )
     parser.add_argument("--render", action="store_true", help="only write the README's table again")
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def known_names(text: str) -> list[str]:
+    """Take the list apart."""
+    if unknown := [name for name in text.split(",") if name not in BY_CLASS]:
+        raise argparse.ArgumentTypeError(
+            f"found {', '.join(unknown)}, expected some of {', '.join(BY_CLASS)}"
+        )
+    return text.split(",")
 
 
 def run(libraries: Sequence[type[Library]]) -> dict[str, dict[str, Any]]:

@@ -219,6 +219,13 @@ def test_the_comparison_with_others_runs_each_scenario():
     assert all(cell.startswith("**") for cell in cells), printed
 
 
+def test_a_library_that_the_comparison_does_not_know_is_named():
+    command = [sys.executable, "-m", "bench.contract", "--only", "OurThreads,Nobody"]
+    refused = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert refused.returncode != 0
+    assert "found Nobody, expected some of OurProcesses" in refused.stderr
+
+
 @pytest.fixture
 def table(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
