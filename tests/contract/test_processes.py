@@ -461,6 +461,51 @@ def flaky(path, failures):
     return tries
 
 
+INITIALIZED = """
+import manyhands as mh
+
+rebound, filled = None, {}
+
+def begin(value):
+    global rebound, new
+    rebound, new = value, -value
+    filled["value"] = value
+
+def look(number):
+    return number, rebound, new, filled, kept, indirectly()
+
+def indirectly():
+    return rebound
+
+class Looker:
+    def look(self):
+        return rebound
+
+async def look_on_loop():
+    return rebound
+
+for options in {}, {"start": "spawn"}:
+    kept = "as sent"
+    with mh.ProcessExecutor(1, initializer=begin, initargs=(7,), **options) as pool:
+        expected = (1, 7, -7, {"value": 7}, "as sent", 7)
+        assert pool.submit(look, 1).result() == expected, pool.submit(look, 1).result()
+        assert list(pool.map(look, [1, 1])) == [expected, expected]
+        assert (pool.submit(Looker().look).result(), pool.submit(lambda: new).result()) == (7, -7)
+        kept = "as sent later"
+        assert pool.submit(lambda: (kept, rebound)).result() == ("as sent later", 7)
+with mh.ProcessExecutor(1, concurrency=2, initializer=begin, initargs=(8,)) as pool:
+    assert pool.submit(look_on_loop).result() == 8
+with mh.ProcessExecutor(1) as pool:
+    assert pool.submit(lambda: (rebound, filled)).result() == (None, {})
+"""
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_functions_of_main_find_what_the_initializer_has_made_of_its_names(stdin):
+    done = run_script(INITIALIZED, stdin=stdin)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_retries_run_until_the_task_succeeds(pool, tmp_path):
     patient = pool.with_policy(retries=3, backoff=0.001)
     assert patient.submit(flaky, tmp_path / "three", 3).result() == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import pickle
@@ -12,6 +13,7 @@ from typing import Any
 
 import cloudpickle
 
+from manyhands.executors._main_names import finish
 from manyhands.executors._variables import place, variable
 
 __all__ = ["Pickler", "dumps_by_value"]
@@ -31,7 +33,17 @@ def dumps_by_value(
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Also sends the context variables that a function of ``__main__`` uses, and no generator of a module."""
+    """Also sends the context variables that a function of ``__main__`` uses, and no generator of a module.
+
+    A function of ``__main__`` finds the names there as the worker's initializer has left them.
+    """
+
+    def _dynamic_function_reduce(self, func: Any) -> tuple[Any, ...]:
+        reduced: tuple[Any, ...] = super()._dynamic_function_reduce(func)
+        if func.__globals__.get("__name__") != "__main__":
+            return reduced
+        *parts, set_state = reduced
+        return (*parts, functools.partial(finish, set_state))
 
     def reducer_override(self, obj: Any) -> tuple[Callable[..., Any], tuple[str, str]] | Any:
         if type(obj) is ContextVar:

@@ -115,9 +115,10 @@ def _seed_anew() -> None:
 
 def _serve(worker: _core.ProcessWorker, initializer: bytes | None, runs_coroutines: bool) -> int:
     if initializer is not None:
+        from manyhands.executors._main_names import initialize
+
         try:
-            function, arguments = _core.unpickle(initializer)
-            function(*arguments)
+            initialize(initializer)
         except BaseException:
             import traceback
 

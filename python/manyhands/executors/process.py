@@ -54,7 +54,8 @@ class ProcessExecutor(Executor):
             cancels the coroutine at its next ``await``; a worker whose loop is blocked for 5 s meanwhile is
             ended. A worker that dies fails all coroutines that it ran.
         initializer: Called in each worker before its first task, with `initargs`. If it raises, the
-            executor is broken: every task fails with `BrokenInitializer`.
+            executor is broken: every task fails with `BrokenInitializer`. What it sets or fills in the main
+            module, functions of that module find there.
         initargs: The arguments of `initializer`.
         max_tasks_per_worker: After how many tasks a fresh worker takes its place; for functions that leak.
         max_memory_per_worker: A worker that holds more memory after a task is replaced, too: bytes, or a
