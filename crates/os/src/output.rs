@@ -10,14 +10,19 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::spool::{Habit, Next, Spool, sync_name};
+use crate::spool::{Habit, Next, Spool, directory_of};
 
 /// Soon enough for someone who watches the file; the disk is the journal's business until the end.
 const HABIT: Habit = Habit { write_within: Duration::from_millis(20), sync_within: None };
 
 /// Where a run's lines go.
 #[derive(Debug)]
-pub struct Output(State);
+pub struct Output {
+    state: State,
+    /// What keeps the file's name, if that may be new. The disk need not have it before the end: a resumed run makes
+    /// the file again from the journal.
+    directory: Option<File>,
+}
 
 #[derive(Debug)]
 enum State {
@@ -32,10 +37,8 @@ impl Output {
     /// The file system's.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = File::create(path)?;
-        if file.metadata()?.is_file() {
-            sync_name(path)?;
-        }
-        Self::stream(file)
+        let directory = if file.metadata()?.is_file() { Some(directory_of(path)?) } else { None };
+        Ok(Self { directory, ..Self::stream(file)? })
     }
 
     /// Goes on with the file at `path`, or begins it.
@@ -44,8 +47,8 @@ impl Output {
     /// The file system's.
     pub fn resume(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        sync_name(path)?;
-        Ok(Self(State::Comparing { earlier: BufReader::with_capacity(64 * 1024, file), equal: 0 }))
+        let earlier = BufReader::with_capacity(64 * 1024, file);
+        Ok(Self { state: State::Comparing { earlier, equal: 0 }, directory: Some(directory_of(path)?) })
     }
 
     /// Writes to something that is already open: a pipe, a terminal.
@@ -53,7 +56,7 @@ impl Output {
     /// # Errors
     /// If the thread that writes cannot be started.
     pub fn stream(file: File) -> io::Result<Self> {
-        Spool::new(file, 0, HABIT).map(|spool| Self(State::Writing(spool)))
+        Ok(Self { state: State::Writing(Spool::new(file, 0, HABIT)?), directory: None })
     }
 
     /// Adds whole lines without waiting.
@@ -61,7 +64,7 @@ impl Output {
     /// # Errors
     /// The first error of this output, whenever it happened.
     pub fn append(&mut self, lines: &[u8]) -> io::Result<Next> {
-        if let State::Comparing { earlier, equal } = &mut self.0 {
+        if let State::Comparing { earlier, equal } = &mut self.state {
             if begins_with(earlier, lines)? {
                 *equal += lines.len() as u64;
                 return Ok(Next::Nothing);
@@ -69,9 +72,9 @@ impl Output {
             let (file, end) = (earlier.get_ref().try_clone()?, *equal);
             cut(&file, end)?;
             (&file).seek(SeekFrom::Start(end))?;
-            self.0 = State::Writing(Spool::new(file, end, HABIT)?);
+            self.state = State::Writing(Spool::new(file, end, HABIT)?);
         }
-        match &self.0 {
+        match &self.state {
             State::Writing(spool) => spool.append(lines),
             State::Comparing { .. } => unreachable!("it has just begun to write"),
         }
@@ -82,7 +85,7 @@ impl Output {
     /// # Errors
     /// The first error of this output, whenever it happened.
     pub fn flush(&self) -> io::Result<()> {
-        match &self.0 {
+        match &self.state {
             State::Writing(spool) => spool.flush(),
             State::Comparing { .. } => Ok(()),
         }
@@ -93,13 +96,14 @@ impl Output {
     /// # Errors
     /// The first error of this output, whenever it happened.
     pub fn close(self) -> io::Result<()> {
-        match self.0 {
+        match self.state {
             State::Writing(spool) => spool.close(),
             State::Comparing { earlier, equal } => {
                 cut(earlier.get_ref(), equal)?;
                 earlier.get_ref().sync_data()
             }
-        }
+        }?;
+        self.directory.map_or(Ok(()), |directory| directory.sync_all())
     }
 }
 

@@ -91,8 +91,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Waits until the disk knows the name of the new file at `path`: that is its directory's business.
 pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
+    directory_of(path)?.sync_all()
+}
+
+/// The directory of the file at `path`, which keeps its name.
+pub(crate) fn directory_of(path: &Path) -> io::Result<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+    File::open(parent)
 }
 
 impl Spool {

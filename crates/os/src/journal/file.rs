@@ -123,16 +123,12 @@ impl Journal {
             Err(error @ (JournalError::Foreign(_) | JournalError::Io { .. })) => return Err(error),
             _ => {}
         }
-        let begin = || -> io::Result<()> {
-            file.set_len(0)?;
-            file.write_all_at(&MAGIC, 0)?;
-            file.sync_all()?;
-            sync_name(path)
-        };
-        begin().map_err(|source| failed("create", path, source))?;
+        let begun = file.set_len(0).and_then(|()| file.write_all_at(&MAGIC, 0));
+        begun.map_err(|source| failed("create", path, source))?;
         let mut journal = Self::over(file, path, MAGIC.len() as u64)?;
         journal.open(opening)?;
-        journal.spool.sync().map_err(|source| failed("write", path, source))?;
+        let synced = journal.spool.sync().and_then(|()| sync_name(path));
+        synced.map_err(|source| failed("write", path, source))?;
         Ok(journal)
     }
 
