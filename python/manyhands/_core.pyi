@@ -60,6 +60,8 @@ __all__ = [
     "refuse_new_tasks",
     "unpickle",
     "wait_for",
+    "watch_locks",
+    "watches_locks",
 ]
 
 _P = ParamSpec("_P")
@@ -683,3 +685,5 @@ class SharedBarrier:
     def broken(self) -> bool: ...
 
 def open_shared(cls: type[_S], place: Any) -> _S: ...
+def watch_locks(on: bool) -> None: ...
+def watches_locks() -> bool: ...

@@ -13,12 +13,15 @@ import os
 import reprlib
 import signal
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "BrokenInitializer",
     "Cancelled",
+    "DeadlockError",
     "ExecutorClosed",
+    "LockOrderWarning",
+    "LockWait",
     "ManyhandsError",
     "RemoteTraceback",
     "TaskFailureWarning",
@@ -240,3 +243,48 @@ class WrongExecutor(ManyhandsError, TypeError):
 
 class TaskFailureWarning(RuntimeWarning):
     """A task failed and nobody ever looked: neither ``result()`` nor ``exception()`` was called."""
+
+
+class LockWait(NamedTuple):
+    """One of those who wait for each other.
+
+    Attributes:
+        who: The thread or the task, by its name.
+        lock: What it waits for, by the place where it was made.
+        holder: Who has that: the next one, or a task that only the next one can run.
+        stack: Where it waits.
+
+    Example:
+        >>> from manyhands.errors import DeadlockError, LockWait
+        >>> me = LockWait("thread A", "the lock made at shop.py:3", "thread A", "  File ...")
+        >>> DeadlockError((me,)).cycle[0].lock
+        'the lock made at shop.py:3'
+    """
+
+    who: str
+    lock: str
+    holder: str
+    stack: str
+
+
+class DeadlockError(ManyhandsError, RuntimeError):
+    """Some wait for each other, and would for ever: raised in the one who came last, who does not wait.
+
+    Attributes:
+        cycle: A `LockWait` each, beginning with whoever this is raised in.
+    """
+
+    hint = "take locks in one order everywhere, or wait with a timeout"
+    cycle: tuple[LockWait, ...]
+
+    def __init__(self, cycle: tuple[LockWait, ...]) -> None:
+        told = "".join(
+            f"\n{wait.who} waits for {wait.lock}, which {wait.holder} has, at:\n{wait.stack.rstrip()}"
+            for wait in cycle
+        )
+        super().__init__(f"could not wait for {cycle[0].lock}: it would be for ever{told}")
+        self.cycle = cycle
+
+
+class LockOrderWarning(RuntimeWarning):
+    """Two locks are taken in both orders: a deadlock that has not happened yet. Told once for each pair."""

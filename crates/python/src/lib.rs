@@ -89,6 +89,8 @@ mod _core {
     #[pymodule_export]
     use crate::sync::{Awaiting, Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};
     #[pymodule_export]
+    use crate::sync::{watch_locks, watches_locks};
+    #[pymodule_export]
     use crate::thread_crew::Thread;
     #[pymodule_export]
     use crate::wait::{Completed, wait_for};

@@ -148,7 +148,7 @@ impl Awaiting {
         }
         let future = new_future(&event_loop)?;
         let place = TaskPlace::new(event_loop.unbind(), future.clone_ref(py));
-        match self.operation.enter(py, Waiter::task(&place))? {
+        match self.operation.enter(py, Waiter::task(py, &place))? {
             Entered::Through(gained) => Err(returned(gained)),
             Entered::Waits(ticket) => self.wait(py, ticket, place, None, future),
         }
@@ -162,14 +162,14 @@ impl Awaiting {
         error: Option<PyErr>,
     ) -> PyResult<Py<PyAny>> {
         let over = |gained| Err(error.as_ref().map_or_else(|| returned(gained), |error| error.clone_ref(py)));
-        let ticket = match self.operation.poll(py, ticket, Waiter::task(&place))? {
+        let ticket = match self.operation.poll(py, ticket, Waiter::task(py, &place))? {
             Entered::Through(gained) => return over(gained),
             Entered::Waits(ticket) => ticket,
         };
         // A wake-up may have come for the old future already; with the new one in its place, another look.
         let future = new_future(place.event_loop().bind(py))?;
         place.renew(future.clone_ref(py));
-        match self.operation.poll(py, ticket, Waiter::task(&place))? {
+        match self.operation.poll(py, ticket, Waiter::task(py, &place))? {
             Entered::Through(gained) => over(gained),
             Entered::Waits(ticket) => self.wait(py, ticket, place, error, future),
         }
@@ -252,7 +252,7 @@ impl Awaiting {
         let State::Waits(ticket, place, earlier) = self.take_state() else { return Err(error) };
         let future = new_future(place.event_loop().bind(py))?;
         place.renew(future.clone_ref(py));
-        match self.operation.thrown(py, ticket, Waiter::task(&place))? {
+        match self.operation.thrown(py, ticket, Waiter::task(py, &place))? {
             None => Err(earlier.unwrap_or(error)),
             Some(ticket) => self.wait(py, ticket, place, Some(earlier.unwrap_or(error)), future),
         }

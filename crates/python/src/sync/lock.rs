@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use super::awaiting::{Awaiting, Done, awaiting, nothing, yes};
 use super::mutual::Mutual;
 use super::patience::Patience;
-use super::waiting::block;
+use super::waiting::{Waitable, block};
+use super::who;
 
 /// A lock that threads and asyncio tasks wait for alike.
 ///
@@ -47,6 +48,8 @@ impl Lock {
     #[inline]
     pub(crate) fn take(&self, py: Python<'_>, patience: &Patience) -> PyResult<bool> {
         if self.mutual.try_take() {
+            let noted = self.mutual.note_taken(py, who::this_thread, !matches!(patience, Patience::None));
+            noted.inspect_err(|_| self.mutual.give_back(py, ()))?;
             return Ok(true);
         }
         match patience {

@@ -8,6 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::detection::{self, Watched};
 use super::waiting::{Entered, Waitable, Waiter, wake_all};
 use super::who::{self, Generation, NOBODY};
 
@@ -17,11 +18,13 @@ pub(crate) struct Mutual {
     /// The number of the thread that has it. Written by whoever takes it or hands it over; a hint for everybody else.
     holder: AtomicU64,
     generation: Generation,
+    watched: Watched,
 }
 
 impl Mutual {
     pub(crate) fn new() -> Self {
-        Self { permit: Permits::new(1, 1), holder: AtomicU64::new(NOBODY), generation: Generation::new() }
+        let (holder, generation) = (AtomicU64::new(NOBODY), Generation::new());
+        Self { permit: Permits::new(1, 1), holder, generation, watched: Watched::new() }
     }
 
     #[inline]
@@ -33,9 +36,26 @@ impl Mutual {
         taken
     }
 
+    /// Takes note that `taker` has it, who would have waited for it if `is_bound`.
+    ///
+    /// # Errors
+    /// A warning about the order in which he takes locks. He still has it.
+    #[inline]
+    pub(crate) fn note_taken(
+        &self,
+        py: Python<'_>,
+        taker: impl FnOnce() -> u64,
+        is_bound: bool,
+    ) -> PyResult<()> {
+        if detection::is_on() { self.watched.taken(py, taker(), is_bound) } else { Ok(()) }
+    }
+
     /// Gives it back; `false` if nobody has it.
     #[inline]
     pub(crate) fn give(&self, py: Python<'_>) -> bool {
+        if detection::is_on() {
+            self.watched.given();
+        }
         match self.permit.try_give() {
             Some(given) => given.is_ok(),
             None => self.give_to_waiter(py),
@@ -45,7 +65,12 @@ impl Mutual {
     #[cold]
     fn give_to_waiter(&self, py: Python<'_>) -> bool {
         self.dismiss();
-        let hand = |waiter: &Waiter| self.holder.store(waiter.thread_number(), Ordering::Relaxed);
+        let hand = |waiter: &Waiter| {
+            self.holder.store(waiter.thread_number(), Ordering::Relaxed);
+            if detection::is_on() {
+                self.watched.handed(waiter.who());
+            }
+        };
         match self.permit.give(1, hand) {
             Ok(wakes) => {
                 wake_all(py, self, wakes);
@@ -62,6 +87,9 @@ impl Mutual {
     /// Makes it free, for a process in which nobody else can have it.
     pub(crate) fn reset(&self) {
         self.holder.store(NOBODY, Ordering::Relaxed);
+        if detection::is_on() {
+            self.watched.given();
+        }
         drop(self.permit.reset(1));
     }
 
@@ -99,31 +127,52 @@ impl Mutual {
 impl Waitable for Mutual {
     type Gain = ();
 
-    fn try_now(&self, _py: Python<'_>) -> PyResult<Option<()>> {
-        Ok(self.try_take().then_some(()))
+    fn try_now(&self, py: Python<'_>) -> PyResult<Option<()>> {
+        let taken = self.try_take();
+        if taken {
+            let who = || who::this_task(py).unwrap_or_else(who::this_thread);
+            self.note_taken(py, who, true).inspect_err(|_| self.give_back(py, ()))?;
+        }
+        Ok(taken.then_some(()))
     }
 
-    fn enter(&self, _py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
+    fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
         self.refuse_orphan()?;
-        Ok(match self.permit.take_or_join(waiter) {
-            None => {
-                self.holder.store(who::this_thread(), Ordering::Relaxed);
-                Entered::Through(())
+        let watched = detection::is_on().then(|| waiter.who());
+        if let Some(who) = watched {
+            self.watched.waits(py, who, waiter.is_limited())?;
+        }
+        let Some(ticket) = self.permit.take_or_join(waiter) else {
+            self.holder.store(who::this_thread(), Ordering::Relaxed);
+            if let Some(who) = watched {
+                Watched::stops(who);
+                self.watched.handed(who);
             }
-            Some(ticket) => Entered::Waits(ticket),
-        })
+            return Ok(Entered::Through(()));
+        };
+        if let Some(who) = watched {
+            self.watched.joins(ticket, who);
+        }
+        Ok(Entered::Waits(ticket))
     }
 
     fn poll(&self, _py: Python<'_>, ticket: Ticket) -> PyResult<Option<()>> {
         let through = self.permit.poll(ticket);
         if through {
             self.holder.store(who::this_thread(), Ordering::Relaxed);
+            if detection::is_on() {
+                self.watched.leaves(ticket, true);
+            }
         }
         Ok(through.then_some(()))
     }
 
     fn leave(&self, py: Python<'_>, ticket: Ticket) -> Option<()> {
-        match self.permit.leave(ticket) {
+        let left = self.permit.leave(ticket);
+        if detection::is_on() {
+            self.watched.leaves(ticket, matches!(left, GaveUp::Holds));
+        }
+        match left {
             GaveUp::Holds => Some(()),
             GaveUp::Left(wakes) => {
                 wake_all(py, self, wakes);

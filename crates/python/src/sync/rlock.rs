@@ -71,8 +71,22 @@ impl Reentrant {
         taken
     }
 
+    /// Takes note of who has just entered, for the first time or again.
+    ///
+    /// # Errors
+    /// A warning about the order in which he takes locks; then he is out again.
+    #[inline]
+    fn note_taken(&self, py: Python<'_>, is_bound: bool) -> PyResult<()> {
+        if self.depth.load(Ordering::Relaxed) > 1 {
+            return Ok(());
+        }
+        let noted = self.mutual.note_taken(py, || self.owner.load(Ordering::Relaxed), is_bound);
+        noted.inspect_err(|_| self.give_back(py, ()))
+    }
+
     pub(crate) fn take(&self, py: Python<'_>, patience: &Patience) -> PyResult<bool> {
         if self.try_take(py) {
+            self.note_taken(py, !matches!(patience, Patience::None))?;
             return Ok(true);
         }
         if matches!(patience, Patience::None) {
@@ -135,6 +149,7 @@ impl Waitable for Reentrant {
         let taken = self.mutual.try_take();
         if taken {
             self.own(task, 1);
+            self.note_taken(py, true)?;
         }
         Ok(taken.then_some(()))
     }

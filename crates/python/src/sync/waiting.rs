@@ -21,7 +21,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::who;
+use super::{detection, who};
 use crate::bridge;
 
 /// Somebody who waits.
@@ -29,6 +29,10 @@ use crate::bridge;
 pub(crate) struct Waiter {
     /// The thread, or the one whose event loop runs the task.
     thread: u64,
+    /// The thread or the task, for the detection of deadlocks.
+    who: u64,
+    /// Gives up by itself some time.
+    is_limited: bool,
     place: Place,
 }
 
@@ -86,13 +90,24 @@ pub(crate) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 
 impl Waiter {
     /// The calling thread, to be woken by its `parker`.
-    pub(crate) fn thread(parker: &Arc<Parker>) -> Self {
-        Self { thread: who::this_thread(), place: Place::Thread(Arc::clone(parker)) }
+    pub(crate) fn thread(parker: &Arc<Parker>, is_limited: bool) -> Self {
+        let thread = who::this_thread();
+        Self { thread, who: thread, is_limited, place: Place::Thread(Arc::clone(parker)) }
     }
 
     /// A task of the calling thread's event loop.
-    pub(crate) fn task(place: &Arc<TaskPlace>) -> Self {
-        Self { thread: who::this_thread(), place: Place::Task(Arc::clone(place)) }
+    pub(crate) fn task(py: Python<'_>, place: &Arc<TaskPlace>) -> Self {
+        let thread = who::this_thread();
+        let who = if detection::is_on() { who::this_task(py).unwrap_or(thread) } else { thread };
+        Self { thread, who, is_limited: false, place: Place::Task(Arc::clone(place)) }
+    }
+
+    pub(crate) fn who(&self) -> u64 {
+        self.who
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.is_limited
     }
 
     /// The number of the thread that he waits in.
@@ -178,7 +193,7 @@ pub(crate) fn block<T: Waitable>(
     deadline: Option<Tick>,
 ) -> PyResult<Option<T::Gain>> {
     let parker = park::mine();
-    let ticket = match awaited.enter(py, Waiter::thread(&parker))? {
+    let ticket = match awaited.enter(py, Waiter::thread(&parker, deadline.is_some()))? {
         Entered::Through(gain) => return Ok(Some(gain)),
         Entered::Waits(ticket) => ticket,
     };
@@ -202,7 +217,7 @@ pub(crate) fn block<T: Waitable>(
 }
 
 /// Gets it even if a signal's handler raises; the exception is returned beside it, to be raised afterwards. Only a second
-/// one ends the wait: who presses Ctrl-C twice means it.
+/// one ends the wait: who presses Ctrl-C twice means it. It is no part of a deadlock: whoever waits so must have it.
 ///
 /// # Errors
 /// What the second handler raised.
@@ -211,7 +226,7 @@ pub(crate) fn block_stubbornly<T: Waitable>(
     awaited: &T,
 ) -> PyResult<(T::Gain, Option<PyErr>)> {
     let parker = park::mine();
-    let ticket = match awaited.enter(py, Waiter::thread(&parker))? {
+    let ticket = match awaited.enter(py, Waiter::thread(&parker, true))? {
         Entered::Through(gain) => return Ok((gain, None)),
         Entered::Waits(ticket) => ticket,
     };

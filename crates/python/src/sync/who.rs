@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use crate::native;
+
 static NEXT: AtomicU64 = AtomicU64::new(1);
 static FIRST_HERE: AtomicU64 = AtomicU64::new(1);
 static FORKER: AtomicU64 = AtomicU64::new(0);
@@ -39,13 +41,23 @@ pub(crate) fn this_thread() -> u64 {
 
 /// The identity of the asyncio task that runs in this thread, if there is one.
 pub(crate) fn this_task(py: Python<'_>) -> Option<u64> {
-    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let current = CURRENT
-        .get_or_try_init(py, || py.import("asyncio")?.getattr("current_task").map(Bound::unbind))
-        .ok()?;
     // Without a running loop there is no task, which the function says by an exception.
-    let task = current.call0(py).ok()?;
-    (!task.is_none(py)).then(|| TASK | task.as_ptr() as u64)
+    let task = current_task(py).ok()?.call0().ok()?;
+    (!task.is_none()).then(|| TASK | task.as_ptr() as u64)
+}
+
+/// The caller, whose number that is, as Python knows him.
+pub(crate) fn person(py: Python<'_>, who: u64) -> PyResult<Py<PyAny>> {
+    if is_task(who) {
+        return Ok(current_task(py)?.call0()?.unbind());
+    }
+    Ok(native::thread_ident(py).into_pyobject(py)?.into_any().unbind())
+}
+
+fn current_task(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static FUNCTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let function = || py.import("asyncio")?.getattr("current_task").map(Bound::unbind);
+    FUNCTION.get_or_try_init(py, function).map(|function| function.bind(py))
 }
 
 /// Whether this is a task rather than a thread.
