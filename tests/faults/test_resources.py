@@ -120,10 +120,12 @@ def descriptors():
 
 def assert_nothing_is_left(make_and_end):
     """Fail if something is left each time: what is kept once for all may come with any of them."""
+    # Of executors that others have, as joblib's backend keeps one.
+    known = held()["segments"]
     for _ in range(3):
         make_and_end()
     gc.collect()
-    eventually(lambda: held()["segments"] == 0, "the end of the first executors")
+    eventually(lambda: held()["segments"] <= known, "the end of the first executors")
     for _ in range(3):
         before = held()
         for _ in range(20):
