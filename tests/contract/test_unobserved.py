@@ -6,6 +6,7 @@ import contextlib
 import gc
 import subprocess
 import sys
+import threading
 import weakref
 
 import pytest
@@ -54,6 +55,26 @@ def test_a_failure_that_somebody_looked_at_does_not(look, collected_warnings):
     with contextlib.suppress(LookupError):
         look(future)
     del future
+    assert collected_warnings() == []
+
+
+def test_who_gives_up_waiting_does_not_undo_that_somebody_else_looks(collected_warnings):
+    future, seen = mh.Future(), []
+    begun = threading.Event()
+
+    def look(future):
+        begun.set()
+        seen.append(future.exception())
+
+    thread = threading.Thread(target=look, args=(future,))
+    thread.start()
+    begun.wait()
+    with pytest.raises(concurrent.futures.TimeoutError):
+        future.result(timeout=0.05)
+    future.set_exception(LookupError("seen by one"))
+    thread.join()
+    del future, thread
+    assert [type(error) for error in seen] == [LookupError]
     assert collected_warnings() == []
 
 

@@ -416,21 +416,15 @@ impl Future {
     fn settled(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<PyResult<Py<PyAny>>> {
         let py = slf.py();
         let this = slf.get();
+        let outcome = match this.outcome(py) {
+            Some(outcome) => outcome,
+            None if Self::wait_until(slf, enter::deadline(timeout)?)? => {
+                this.outcome(py).ok_or_else(|| error::gave_up_waiting(py))?
+            }
+            None => return Err(error::gave_up_waiting(py)),
+        };
         this.observe();
-        if let Some(outcome) = this.outcome(py) {
-            return Ok(outcome);
-        }
-        match enter::deadline(timeout).and_then(|deadline| Self::wait_until(slf, deadline)) {
-            Ok(true) => this.outcome(py).ok_or_else(|| error::gave_up_waiting(py)),
-            Ok(false) => {
-                this.observed.store(false, Ordering::Relaxed);
-                Err(error::gave_up_waiting(py))
-            }
-            Err(interrupted) => {
-                this.observed.store(false, Ordering::Relaxed);
-                Err(interrupted)
-            }
-        }
+        Ok(outcome)
     }
 
     /// Warns of a failure that nobody looked at.
