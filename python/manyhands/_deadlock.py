@@ -7,12 +7,13 @@ import sys
 import threading
 import traceback
 import warnings
+from concurrent.futures import Future
 from types import FrameType
 from typing import Any
 
 from manyhands.errors import DeadlockError, LockOrderWarning, LockWait
 
-__all__ = ["deadlock", "here", "stack", "warn_of_order"]
+__all__ = ["deadlock", "here", "stack", "starved", "warn_of_order"]
 
 
 def here() -> str:
@@ -41,6 +42,21 @@ def deadlock(cycle: list[tuple[int | asyncio.Task[Any] | None, str | None]]) -> 
             for name, holder, (who, site) in zip(names, holders, cycle, strict=True)
         )
     )
+
+
+def starved(waits: list[tuple[int, Future[Any]]]) -> DeadlockError:
+    """Return the error about tasks that wait for results of their own executor, and occupy all its workers.
+
+    Args:
+        waits: A thread's identity, and what it waits for. One of them is the caller.
+    """
+    waits.sort(key=lambda wait: wait[0] != threading.get_ident())
+    cycle = (LockWait(_name(who), f"the result of {future!r}", None, _stack_of(who)) for who, future in waits)
+    error = DeadlockError(tuple(cycle))
+    error.hint = (
+        "have inner tasks run by an executor of their own, or by more workers than there are outer tasks"
+    )
+    return error
 
 
 def warn_of_order(held: str | None, taken: str | None, now: str, before: list[str]) -> None:

@@ -250,8 +250,9 @@ class LockWait(NamedTuple):
 
     Attributes:
         who: The thread or the task, by its name.
-        lock: What it waits for, by the place where it was made.
-        holder: Who has that: the next one, or a task that only the next one can run.
+        lock: What it waits for: a lock, by the place where it was made; the result of a task.
+        holder: Who has that: the next one, or a task that only he can run. None for a result that no
+            worker is left to bring.
         stack: Where it waits.
 
     Example:
@@ -263,7 +264,7 @@ class LockWait(NamedTuple):
 
     who: str
     lock: str
-    holder: str
+    holder: str | None
     stack: str
 
 
@@ -279,11 +280,15 @@ class DeadlockError(ManyhandsError, RuntimeError):
 
     def __init__(self, cycle: tuple[LockWait, ...]) -> None:
         told = "".join(
-            f"\n{wait.who} waits for {wait.lock}, which {wait.holder} has, at:\n{wait.stack.rstrip()}"
+            f"\n{wait.who} waits for {wait.lock}, which {_whose(wait.holder)}, at:\n{wait.stack.rstrip()}"
             for wait in cycle
         )
         super().__init__(f"could not wait for {cycle[0].lock}: it would be for ever{told}")
         self.cycle = cycle
+
+
+def _whose(holder: str | None) -> str:
+    return f"{holder} has" if holder else "no worker is left to bring"
 
 
 class LockOrderWarning(RuntimeWarning):

@@ -47,7 +47,8 @@ def detect_deadlocks(on: bool = True) -> None:
     gets a `DeadlockError` instead, threads and tasks alike. Whoever takes two locks in an order that
     contradicts an earlier one, of whatever thread, gets a `LockOrderWarning`, once for each pair; locks that
     the same line made are taken for one there. Neither sees semaphores, events, and locks that were taken
-    before it was switched on.
+    before it was switched on. And a task on threads that waits for the result of another one of its executor,
+    whose workers all do so, gets a `DeadlockError` as well: nobody is left to bring one.
 
     Off, this costs nothing; on, taking a free lock takes some times as long: it is for tests, and for looking
     into a program that hangs. A lock that one thread takes twice so that another one releases it is taken for

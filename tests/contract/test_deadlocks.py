@@ -341,6 +341,55 @@ def test_a_warning_that_is_an_error_leaves_no_lock_taken():
             assert not left.locked()
 
 
+def test_tasks_that_wait_for_tasks_of_their_own_full_executor():
+    both = threading.Barrier(2)
+
+    def inner():
+        return 1
+
+    def outer():
+        both.wait()
+        return pool.submit(inner).result()
+
+    with mh.ThreadExecutor(2, name="kitchen") as pool:
+        outcomes = [
+            future.exception() or future.result() for future in [pool.submit(outer), pool.submit(outer)]
+        ]
+    # With the one told, a worker is free for the other's.
+    [error] = [outcome for outcome in outcomes if outcome != 1]
+    assert isinstance(error, mh.DeadlockError)
+    assert len(error.cycle) == 2
+    assert all("kitchen" in wait.who and "pool.submit(inner).result()" in wait.stack for wait in error.cycle)
+    assert "no worker is left to bring" in str(error)
+    assert "an executor of their own" in str(error)
+
+
+def test_a_task_that_waits_for_itself():
+    told = threading.Event()
+    box = []
+
+    def work():
+        told.wait()
+        return box[0].result()
+
+    with mh.ThreadExecutor(1) as pool:
+        box.append(pool.submit(work))
+        told.set()
+        assert isinstance(box[0].exception(), mh.DeadlockError)
+
+
+def test_tasks_that_wait_for_others_while_a_worker_is_left():
+    def tree(depth):
+        if depth == 0:
+            return 1
+        return pool.submit(tree, depth - 1).result() + 1
+
+    with mh.ThreadExecutor(8) as pool:
+        assert pool.submit(tree, 7).result() == 8
+        futures = [pool.submit(tree, 1) for _ in range(7)]
+        assert [future.result() for future in futures] == [2] * 7
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_legal_schedules_raise_no_alarm(seed):
     """Every thread takes locks in one order, by all ways there are, and lets go of them in any."""

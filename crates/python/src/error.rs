@@ -142,3 +142,9 @@ pub(crate) fn log_exception(py: Python<'_>, level: &str, message: &str, error: &
         failure.write_unraisable(py, None);
     }
 }
+
+/// A `DeadlockError`: the threads of those identities wait for results of their own pool, and no other is left to bring them.
+pub(crate) fn starved(py: Python<'_>, waits: Vec<(std::ffi::c_ulong, Py<crate::future::Future>)>) -> PyErr {
+    let made = py.import("manyhands._deadlock").and_then(|module| module.call_method1("starved", (waits,)));
+    made.map_or_else(|failure| failure, PyErr::from_value)
+}

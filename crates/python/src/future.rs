@@ -26,6 +26,8 @@ use crate::enter;
 use crate::error;
 use crate::parcel::Reply;
 use crate::pool::Pool;
+use crate::sync::watches_locks;
+use crate::thread_crew::InnerWait;
 use crate::waiter::{LoopWaiter, Waiter, Wakes, call_back};
 
 /// How a task ended, if not by cancellation.
@@ -398,6 +400,10 @@ impl Future {
         deadline: Option<Tick>,
         is_over: impl Fn() -> bool,
     ) -> PyResult<bool> {
+        let inner_wait = match futures {
+            [future] if deadline.is_none() && watches_locks() => InnerWait::begin(future)?,
+            _ => None,
+        };
         let parker = park::mine();
         for future in futures {
             if future.get().cell.subscribe(Waiter::Thread(Arc::clone(&parker))).is_err() {
@@ -410,6 +416,7 @@ impl Future {
                 .get()
                 .unsubscribe(|waiter| matches!(waiter, Waiter::Thread(other) if Arc::ptr_eq(other, &parker)));
         }
+        drop(inner_wait);
         waited
     }
 

@@ -40,13 +40,14 @@ use crate::waiter::Wakes;
 /// The threads of a pool: the part of its state that concerns them.
 pub(crate) struct ThreadCrew {
     crew: crew::Crew<Arc<ThreadHand>>,
+    max: usize,
     /// Every thread that is not abandoned.
     hands: Vec<Arc<ThreadHand>>,
 }
 
 impl ThreadCrew {
     pub(crate) fn new(max: usize) -> Self {
-        Self { crew: crew::Crew::new(max), hands: Vec::new() }
+        Self { crew: crew::Crew::new(max), max, hands: Vec::new() }
     }
 
     /// Whom to wake for the tasks in `scheduler`; `due` is when the task that has just come in may run.
@@ -76,6 +77,26 @@ impl ThreadCrew {
         })
     }
 
+    /// The hand that runs a task in the calling thread.
+    fn hand_here(&self, py: Python<'_>) -> Option<&Arc<ThreadHand>> {
+        let ident = native::thread_ident(py);
+        self.hands.iter().find(|hand| {
+            let run = hand.run();
+            run.ident == ident && run.task.is_some()
+        })
+    }
+
+    /// Who waits for which result of this very pool, if every thread that it may have does: then none of them will come.
+    fn starved(&self, py: Python<'_>) -> Option<Vec<(c_ulong, Py<Future>)>> {
+        let waits = |hand: &Arc<ThreadHand>| {
+            let run = hand.run();
+            let future = run.waits_for.as_ref().filter(|future| !future.get().state().is_done())?;
+            Some((run.ident, future.clone_ref(py)))
+        };
+        let waits: Vec<_> = self.hands.iter().filter_map(waits).collect();
+        (waits.len() == self.max).then_some(waits)
+    }
+
     fn dismiss(&mut self, hand: &Arc<ThreadHand>) {
         self.crew.dismiss();
         self.hands.retain(|other| other != hand);
@@ -90,6 +111,40 @@ struct Run {
     task: Option<usize>,
     abandoned: bool,
     ident: c_ulong,
+    /// The future of its own pool that its task waits for, if deadlocks are looked for.
+    waits_for: Option<Py<Future>>,
+}
+
+/// A task waits for a result of its own pool, as long as this lives.
+pub(crate) struct InnerWait(Arc<ThreadHand>);
+
+impl InnerWait {
+    /// `None` if the calling thread is not one of those that might have to bring the result.
+    ///
+    /// # Errors
+    /// `DeadlockError` if all of them wait for results of their pool, so that none will come.
+    pub(crate) fn begin(future: &Bound<'_, Future>) -> PyResult<Option<Self>> {
+        let py = future.py();
+        let Some(pool) = future.get().pool() else { return Ok(None) };
+        let (wait, starved) = {
+            let shared = pool.shared();
+            let Crew::Threads(crew) = &shared.crew else { return Ok(None) };
+            let Some(hand) = crew.hand_here(py) else { return Ok(None) };
+            hand.run().waits_for = Some(future.clone().unbind());
+            (Self(Arc::clone(hand)), crew.starved(py))
+        };
+        match starved {
+            Some(waits) => Err(error::starved(py, waits)),
+            None => Ok(Some(wait)),
+        }
+    }
+}
+
+impl Drop for InnerWait {
+    fn drop(&mut self) {
+        let waited_for = self.0.run().waits_for.take();
+        drop(waited_for);
+    }
 }
 
 /// One thread, as others see it.
