@@ -1,4 +1,4 @@
-"""Locks and their like, each for threads and asyncio tasks alike, in one process.
+"""Locks, queues and their like, each for threads and asyncio tasks alike, in one process.
 
 One object serves everybody: ``with lock:`` in a thread, ``async with lock:`` in a coroutine, from any number
 of threads and event loops at the same time. What has a name of the standard library's has its methods and
@@ -16,26 +16,46 @@ for each other's locks are told so instead of waiting for ever.
 
 import os
 import sys
+from queue import Empty, Full
+from threading import BrokenBarrierError
 
 from manyhands._core import (
     Barrier,
     BoundedSemaphore,
     Condition,
     Event,
+    LifoQueue,
     Lock,
+    PriorityQueue,
+    Queue,
     RLock,
     Semaphore,
     watch_locks,
 )
 
+if sys.version_info >= (3, 13):
+    from queue import ShutDown
+else:
+
+    class ShutDown(Exception):
+        """The queue was shut down: nobody puts any more, and there is nothing left to take."""
+
+
 __all__ = [
     "Barrier",
     "BoundedSemaphore",
+    "BrokenBarrierError",
     "Condition",
+    "Empty",
     "Event",
+    "Full",
+    "LifoQueue",
     "Lock",
+    "PriorityQueue",
+    "Queue",
     "RLock",
     "Semaphore",
+    "ShutDown",
     "detect_deadlocks",
 ]
 

@@ -52,9 +52,19 @@ def test_classes() -> dict[str, type[unittest.TestCase]]:
         "BoundedSemaphoreTests": (lock_tests.BoundedSemaphoreTests, {"semtype": sync.BoundedSemaphore}),
         "BarrierTests": (lock_tests.BarrierTests, {"barriertype": sync.Barrier}),
     }
-    return {
+    return queue_classes() | {
         name: type(name, (tests,), {key: staticmethod(ours) for key, ours in subject.items()})
         for name, (tests, subject) in subjects.items()
+    }
+
+
+def queue_classes() -> dict[str, type[unittest.TestCase]]:
+    """Return those of `test.test_queue`, with our module in the place of `queue`."""
+    from test import test_queue
+
+    names = ("QueueTest", "LifoQueueTest", "PriorityQueueTest", "FailingQueueTest")
+    return {
+        name: type(name, (getattr(test_queue, name), unittest.TestCase), {"queue": sync}) for name in names
     }
 
 

@@ -26,3 +26,4 @@ pub mod shared;
 pub mod statistics;
 pub mod task;
 pub mod timer;
+pub mod turnstile;

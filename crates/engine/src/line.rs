@@ -19,19 +19,14 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
-/// How it stands with somebody in a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Waiting,
-    Called,
-    PassedOver,
-}
-
 #[derive(Debug)]
 struct Place<W> {
     ticket: Ticket,
     waiter: W,
-    standing: Standing,
+    /// He is on his way.
+    is_called: bool,
+    /// He came in vain once.
+    is_owed: bool,
 }
 
 /// What somebody who leaves a line leaves behind.
@@ -52,12 +47,12 @@ pub struct Line<W> {
     places: VecDeque<Place<W>>,
     next: u64,
     called: usize,
-    passed_over: usize,
+    owed: usize,
 }
 
 impl<W> Default for Line<W> {
     fn default() -> Self {
-        Self { places: VecDeque::new(), next: 0, called: 0, passed_over: 0 }
+        Self { places: VecDeque::new(), next: 0, called: 0, owed: 0 }
     }
 }
 
@@ -66,29 +61,29 @@ impl<W> Line<W> {
     pub fn join(&mut self, waiter: W) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
-        self.places.push_back(Place { ticket, waiter, standing: Standing::Waiting });
+        self.places.push_back(Place { ticket, waiter, is_called: false, is_owed: false });
         ticket
     }
 
     /// Takes the first one out: he has what he waited for.
     pub fn serve(&mut self) -> Option<W> {
         let place = self.places.pop_front()?;
-        self.forget(place.standing);
+        self.forget(&place);
         Some(place.waiter)
     }
 
     /// Takes everybody out who waits now.
     pub fn serve_all(&mut self) -> Vec<W> {
-        (self.called, self.passed_over) = (0, 0);
+        (self.called, self.owed) = (0, 0);
         self.places.drain(..).map(|place| place.waiter).collect()
     }
 
     /// Takes this one out, for whatever reason.
     pub fn leave(&mut self, ticket: Ticket) -> Left {
         let Some(position) = self.position(ticket) else { return Left::Served };
-        let standing = self.places.remove(position).map_or(Standing::Waiting, |place| place.standing);
-        self.forget(standing);
-        if standing == Standing::Called { Left::Called } else { Left::Waiting }
+        let Some(place) = self.places.remove(position) else { return Left::Served };
+        self.forget(&place);
+        if place.is_called { Left::Called } else { Left::Waiting }
     }
 
     /// Takes out those who are gone without having left.
@@ -97,7 +92,7 @@ impl<W> Line<W> {
             self.places.drain(..).partition(|place| is_gone(&place.waiter));
         self.places = left;
         for place in &gone {
-            self.forget(place.standing);
+            self.forget(place);
         }
         gone.into_iter().map(|place| place.waiter).collect()
     }
@@ -105,11 +100,11 @@ impl<W> Line<W> {
     /// Takes note that a called one came in vain; the others are passed over in no sense.
     pub fn pass_over(&mut self, ticket: Ticket) {
         let Some(position) = self.position(ticket) else { return };
-        let standing = &mut self.places[position].standing;
-        if *standing == Standing::Called {
-            *standing = Standing::PassedOver;
+        let place = &mut self.places[position];
+        if place.is_called {
             self.called -= 1;
-            self.passed_over += 1;
+            self.owed += usize::from(!place.is_owed);
+            (place.is_called, place.is_owed) = (false, true);
         }
     }
 
@@ -122,7 +117,7 @@ impl<W> Line<W> {
     /// Whether somebody was called in vain, so that the first in line has to be served.
     #[must_use]
     pub fn owes(&self) -> bool {
-        self.passed_over > 0
+        self.owed > 0
     }
 
     /// How many were called and have not come yet.
@@ -162,20 +157,17 @@ impl<W> Line<W> {
         self.places.binary_search_by_key(&ticket, |place| place.ticket).ok()
     }
 
-    fn forget(&mut self, standing: Standing) {
-        match standing {
-            Standing::Waiting => {}
-            Standing::Called => self.called -= 1,
-            Standing::PassedOver => self.passed_over -= 1,
-        }
+    fn forget(&mut self, place: &Place<W>) {
+        self.called -= usize::from(place.is_called);
+        self.owed -= usize::from(place.is_owed);
     }
 }
 
 impl<W: Clone> Line<W> {
-    /// Calls the first one who was not called yet; he keeps his place.
+    /// Calls the first one who is not on his way; he keeps his place.
     pub fn call(&mut self) -> Option<(Ticket, W)> {
-        let place = self.places.iter_mut().find(|place| place.standing == Standing::Waiting)?;
-        place.standing = Standing::Called;
+        let place = self.places.iter_mut().find(|place| !place.is_called)?;
+        place.is_called = true;
         self.called += 1;
         Some((place.ticket, place.waiter.clone()))
     }
@@ -227,7 +219,8 @@ mod tests {
         let _ = line.call();
         line.pass_over(tickets[0]);
         assert!(line.owes());
-        assert_eq!(line.call(), Some((tickets[1], "b")));
+        assert_eq!(line.call(), Some((tickets[0], "a")), "he is still the first");
+        assert!(line.owes());
         assert_eq!(line.serve(), Some("a"));
         assert!(!line.owes());
     }

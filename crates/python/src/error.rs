@@ -25,6 +25,9 @@ python_types! {
     task_failure_warning = "manyhands.errors"."TaskFailureWarning";
     task_interrupted = "manyhands.errors"."TaskInterrupted";
     task_timeout = "manyhands.errors"."TaskTimeout";
+    queue_empty = "queue"."Empty";
+    queue_full = "queue"."Full";
+    queue_shut_down = "manyhands.sync"."ShutDown";
     remote_traceback = "manyhands.errors"."RemoteTraceback";
     unsendable_error = "manyhands.errors"."UnsendableError";
     worker_died = "manyhands.errors"."WorkerDied";

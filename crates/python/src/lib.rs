@@ -87,7 +87,10 @@ mod _core {
     #[pymodule_export]
     use crate::supervisor::{Process, ProcessPool};
     #[pymodule_export]
-    use crate::sync::{Awaiting, Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};
+    use crate::sync::{
+        Awaiting, Barrier, BoundedSemaphore, Condition, Event, LifoQueue, Lock, PriorityQueue, Queue, RLock,
+        Semaphore,
+    };
     #[pymodule_export]
     use crate::sync::{watch_locks, watches_locks};
     #[pymodule_export]

@@ -162,17 +162,25 @@ impl Awaiting {
         error: Option<PyErr>,
     ) -> PyResult<Py<PyAny>> {
         let over = |gained| Err(error.as_ref().map_or_else(|| returned(gained), |error| error.clone_ref(py)));
-        let ticket = match self.operation.poll(py, ticket, Waiter::task(py, &place))? {
+        let ticket = match self.poll(py, ticket, &place)? {
             Entered::Through(gained) => return over(gained),
             Entered::Waits(ticket) => ticket,
         };
         // A wake-up may have come for the old future already; with the new one in its place, another look.
         let future = new_future(place.event_loop().bind(py))?;
         place.renew(future.clone_ref(py));
-        match self.operation.poll(py, ticket, Waiter::task(py, &place))? {
+        match self.poll(py, ticket, &place)? {
             Entered::Through(gained) => over(gained),
             Entered::Waits(ticket) => self.wait(py, ticket, place, error, future),
         }
+    }
+
+    fn poll(&self, py: Python<'_>, ticket: Ticket, place: &Arc<TaskPlace>) -> PyResult<Entered<Py<PyAny>>> {
+        let polled = self.operation.poll(py, ticket, Waiter::task(py, place));
+        if polled.is_err() {
+            self.operation.leave(py, ticket);
+        }
+        polled
     }
 
     /// Gives the future to the event loop, as a coroutine does that awaits it.

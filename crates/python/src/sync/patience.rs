@@ -59,6 +59,18 @@ impl Patience {
         }
     }
 
+    /// As `queue.Queue.get` reads them, where a timeout without blocking is ignored.
+    #[inline]
+    pub(crate) fn of_queue(block: Option<&Bound<'_, PyAny>>, timeout: Option<f64>) -> PyResult<Self> {
+        match timeout {
+            _ if !is_true(block)? => Ok(Self::None),
+            Some(seconds) if seconds < 0.0 => {
+                Err(PyValueError::new_err("'timeout' must be a non-negative number"))
+            }
+            timeout => Self::seconds(timeout),
+        }
+    }
+
     /// So many seconds from now; None is no limit, less than nothing is none at all.
     pub(crate) fn seconds(timeout: Option<f64>) -> PyResult<Self> {
         match timeout {

@@ -168,15 +168,18 @@ pub(crate) trait Waitable {
     fn give_back(&self, py: Python<'_>, gain: Self::Gain);
 }
 
+/// Leaves the line; what was given meanwhile is given back.
+fn give_up<T: Waitable>(py: Python<'_>, awaited: &T, ticket: Ticket) {
+    if let Some(gain) = awaited.leave(py, ticket) {
+        awaited.give_back(py, gain);
+    }
+}
+
 /// Wakes them. Who cannot be woken is taken to have given up, which may mean that others are to be woken.
 pub(crate) fn wake_all<T: Waitable<Gain = ()>>(py: Python<'_>, awaited: &T, wakes: Vec<Wake<Waiter>>) {
     for wake in wakes {
         match wake {
-            Wake::Called(ticket, waiter) if !waiter.wake(py) => {
-                if let Some(gain) = awaited.leave(py, ticket) {
-                    awaited.give_back(py, gain);
-                }
-            }
+            Wake::Called(ticket, waiter) if !waiter.wake(py) => give_up(py, awaited, ticket),
             Wake::Served(waiter) if !waiter.wake(py) => awaited.give_back(py, ()),
             Wake::Called(..) | Wake::Served(_) => {}
         }
@@ -202,13 +205,16 @@ pub(crate) fn block<T: Waitable>(
         // A handler may itself have waited, with this thread's parker: so whoever returns from here looks again.
         let interrupted = if woken == Woken::Interrupted { py.check_signals() } else { Ok(()) };
         if let Err(error) = interrupted {
-            if let Some(gain) = awaited.leave(py, ticket) {
-                awaited.give_back(py, gain);
-            }
+            give_up(py, awaited, ticket);
             return Err(error);
         }
-        if let Some(gain) = awaited.poll(py, ticket)? {
-            return Ok(Some(gain));
+        match awaited.poll(py, ticket) {
+            Ok(None) => {}
+            Ok(gain) => return Ok(gain),
+            Err(error) => {
+                give_up(py, awaited, ticket);
+                return Err(error);
+            }
         }
         if woken == Woken::TimedOut {
             return Ok(awaited.leave(py, ticket));
@@ -236,9 +242,7 @@ pub(crate) fn block_stubbornly<T: Waitable>(
             && let Err(error) = py.check_signals()
             && raised.replace(error).is_some()
         {
-            if let Some(gain) = awaited.leave(py, ticket) {
-                awaited.give_back(py, gain);
-            }
+            give_up(py, awaited, ticket);
             return Err(raised.take().expect("put there above"));
         }
         if let Some(gain) = awaited.poll(py, ticket)? {
