@@ -215,7 +215,7 @@ import os, sys, manyhands as mh
 value = mh.shared.Value(1, name=sys.argv[1])
 array = mh.shared.Array("d", 10, name=sys.argv[1] + "-array")
 os.fork()
-print("there", flush=True)
+os.write(1, b"there\\n")  # at once, or the two may mix
 input()
 """
     before = set(Path("/dev/shm").iterdir())
