@@ -1,4 +1,4 @@
-"""What processes share: numbers, arrays, locks, without a server between them.
+"""What processes share: numbers, arrays, dicts, locks, without a server between them.
 
 An object is made in one process and sent to others by pickling it: as an argument of a task on worker
 processes, to a ``multiprocessing.Process`` of any start method, or by any other way that two processes of one
@@ -26,6 +26,7 @@ __all__ = [
     "Barrier",
     "Condition",
     "Counter",
+    "Dict",
     "Event",
     "Lock",
     "RLock",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 _N = TypeVar("_N", int, float)
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 class Value(_core.SharedValue[_N]):
@@ -119,6 +122,38 @@ class Array(_core.SharedArray):
         [0, 1, 4, 9, 16]
         >>> memoryview(squares).nbytes
         40
+    """
+
+    __slots__ = ()
+
+
+class Dict(_core.SharedDict[_K, _V]):
+    """A dict that processes share.
+
+    What is read is what somebody has written as a whole; ``add``, ``pop`` and ``setdefault`` are one step
+    each. For changes of several steps, ``with d:`` keeps others out that do the same. A value is a copy: to
+    change a list in it, set it anew.
+
+    Keys are strings, bytes, numbers, None and tuples of these; values are what can be pickled, and fast what
+    need not be: numbers, strings, bytes, None, tuples of these. It grows as needed, and does not become
+    smaller. Keys come in no order that one could rely on.
+
+    Args:
+        content: What is in it at first: a mapping, or pairs.
+        name: For others to `open` it by.
+
+    Raises:
+        FileExistsError: There is one of the name.
+
+    Example:
+        >>> import manyhands as mh
+        >>> words = mh.shared.Dict()
+        >>> with mh.ProcessExecutor(2) as pool:
+        ...     sums = list(pool.map(words.add, "to be or not to be".split()))
+        >>> words["be"], words.get("question"), len(words)
+        (2, None, 4)
+        >>> sorted(words.items())
+        [('be', 2), ('not', 1), ('or', 1), ('to', 2)]
     """
 
     __slots__ = ()

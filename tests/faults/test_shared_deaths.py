@@ -235,3 +235,74 @@ assert all(semaphore.acquire() for _ in range(3)) and not semaphore.acquire(bloc
 print("all free")
 """
     assert run(text, seed * 1000 + random.Random(seed).randrange(1000)) == ["all", "free"]
+
+
+@seeds(4)
+def test_a_dict_survives_a_writer_that_is_killed_anywhere(seed):
+    """Each writer has keys of its own, whose values say what they must be; it notes what it has finished."""
+    text = """
+shared, finished = mh.shared.Dict(), mh.shared.Array("q", 4)
+def write(mine, start):
+    number = start
+    while True:
+        number += 1
+        shared[mine, number % 50] = (number, str(number) * (number % 40))
+        shared[mine, "float"] = float(number)
+        shared.add((mine, "sum"))
+        if number % 7 == 0:
+            shared.pop((mine, number % 31), None)
+        if number % 500 == 0 and mine == 0:
+            shared.setdefault("filling", bytes(50_000))
+            del shared["filling"]
+        finished[mine] = number
+starts = [0, 0]
+for _ in range(60):
+    before = finished[:]
+    pids = [child(lambda mine=mine: write(mine, starts[mine])) for mine in range(2)]
+    while not all(finished[mine] > before[mine] for mine in range(2)):
+        time.sleep(0)
+    time.sleep(chance.random() / 300)
+    for pid in chance.sample(pids, 2):
+        kill(pid)
+    there = shared.copy()
+    assert len(shared) == len(there) == len(shared.keys())
+    for key, value in there.items():
+        assert shared[key] == value and key in shared
+        if isinstance(value, tuple):
+            assert value[1] == str(value[0]) * (value[0] % 40) and value[0] % 50 == key[1]
+    for mine in range(2):
+        # Finished, and at most one more.
+        assert finished[mine] <= shared[mine, "float"] <= finished[mine] + 1
+        starts[mine] = finished[mine] + 1
+        sums = shared[mine, "sum"]
+        assert finished[mine] - 60 <= sums <= finished[mine] + 60, (sums, finished[mine])
+print("whole")
+"""
+    assert run(text, seed) == ["whole"]
+
+
+@seeds(3)
+def test_of_what_a_killed_process_adds_in_a_dict_no_part_is_missing(seed):
+    text = """
+for _ in range(20):
+    counts, started = mh.shared.Dict(), mh.shared.Array("q", 2)
+    def hammer():
+        while True:
+            started[0] += 1
+            counts.add("a")
+            started[1] += 1
+    def count():
+        for number in range(1000):
+            counts.add("a")
+            counts[number] = number
+    killed, other = child(hammer), child(count)
+    while not started[1]:
+        pass
+    time.sleep(chance.random() / 500)
+    kill(killed)
+    os.waitpid(other, 0)
+    assert started[1] <= counts["a"] - 1000 <= started[0] <= started[1] + 1, (counts["a"], started[:])
+    assert len(counts) == 1001
+print("right")
+"""
+    assert run(text, seed) == ["right"]

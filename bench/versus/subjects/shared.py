@@ -48,6 +48,26 @@ def add_under_lock(value: Any, size: int) -> None:
             value.value += 1
 
 
+def used(shared: Any, size: int) -> dict[str, float]:
+    """What it costs to read and to write short strings in a dict of a thousand."""
+    words = [f"word {number % 1000}" for number in range(size)]
+    for word in words[:1000]:
+        shared[word] = "as long as the others"
+    began = time.perf_counter()
+    for word in words:
+        shared[word]
+    read = time.perf_counter() - began
+    began = time.perf_counter()
+    for word in words:
+        shared[word] = word
+    return {"get": read / size, "set": (time.perf_counter() - began) / size}
+
+
+def used_by_manager(size: int) -> dict[str, float]:
+    with SPAWN.Manager() as manager:
+        return used(manager.dict(), max(1, size // 50))
+
+
 def hold(lock: Any, size: int) -> None:
     for _ in range(size):
         with lock:
@@ -76,7 +96,7 @@ SUBJECTS = (
         title="a number that two processes add to",
         how="Two processes add 1 to one number, as fast as they can: `value.add(1)` against "
         "`with value.get_lock(): value.value += 1`, which is what a `multiprocessing.Value` needs.",
-        size=100_000,
+        size=500_000,
         ours=partial(added, partial(mh.shared.Value, 0), add),
         peers={PEER: partial(added, partial(SPAWN.Value, "q", 0), add_under_lock)},
         metrics=[Metric("each", "addition", "s", [Times(20)])],
@@ -86,10 +106,21 @@ SUBJECTS = (
         name="shared-counter",
         title="a count that two processes add to",
         how="The same with a `Counter`, from which nobody learns the sum by adding.",
-        size=100_000,
+        size=500_000,
         ours=partial(added, mh.shared.Counter, add),
         peers={PEER: partial(added, partial(SPAWN.Value, "q", 0), add_under_lock)},
         metrics=[Metric("each", "addition", "s", [Times(20)])],
+        section="shared",
+    ),
+    Subject(
+        name="shared-dict",
+        title="a dict of processes",
+        how="`d[word]`, and `d[word] = word`, over a thousand short words, in one process; the peer is "
+        "`multiprocessing.Manager().dict()`, which is asked less often.",
+        size=100_000,
+        ours=lambda size: used(mh.shared.Dict(), size),
+        peers={PEER: used_by_manager},
+        metrics=[Metric("get", "get", "s", [Times(100)]), Metric("set", "set", "s", [Times(100)])],
         section="shared",
     ),
     Subject(

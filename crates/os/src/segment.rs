@@ -226,7 +226,7 @@ impl View {
 
 /// Fails for more memory than there is. The kernel would not: it hands out page after page and kills a process,
 /// perhaps this one, when the last is gone.
-fn expect_room_for(len: u64) -> io::Result<()> {
+pub(crate) fn expect_room_for(len: u64) -> io::Result<()> {
     if len <= SMALL {
         return Ok(());
     }
@@ -242,7 +242,12 @@ fn expect_room_for(len: u64) -> io::Result<()> {
 /// Gives the file its size and every page of it its memory.
 fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
     ftruncate(fd, len)?;
-    let mut done = 0;
+    allocate(fd, 0, len)
+}
+
+/// Gives every page of a part of the file its memory; the file becomes as long as that needs.
+pub(crate) fn allocate(fd: BorrowedFd<'_>, start: u64, len: u64) -> io::Result<()> {
+    let mut done = start;
     while done < len {
         let step = STEP.min(len - done);
         match fallocate(fd, FallocateFlags::empty(), done, step) {

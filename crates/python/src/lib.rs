@@ -81,8 +81,8 @@ mod _core {
     use crate::reading::{import_module, is_reading, unpickle};
     #[pymodule_export]
     use crate::shared::{
-        SharedArray, SharedBarrier, SharedCondition, SharedCounter, SharedEvent, SharedLock, SharedRLock,
-        SharedRWLock, SharedRWLockGuard, SharedSemaphore, SharedValue, open_shared,
+        SharedArray, SharedBarrier, SharedCondition, SharedCounter, SharedDict, SharedEvent, SharedLock,
+        SharedRLock, SharedRWLock, SharedRWLockGuard, SharedSemaphore, SharedValue, open_shared,
     };
     #[pymodule_export]
     use crate::supervisor::{Process, ProcessPool};

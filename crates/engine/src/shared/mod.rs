@@ -8,6 +8,7 @@
 
 pub mod barrier;
 pub mod condition;
+pub mod dict;
 pub mod event;
 pub mod lock;
 pub mod number;

@@ -25,7 +25,9 @@ pub const fn int(word: u64) -> i64 {
 /// If it does not fit: then nothing was added.
 #[inline]
 pub fn add_int(word: &AtomicU64, number: i64) -> Result<i64, Overflow> {
-    let mut seen = word.load(Ordering::Relaxed);
+    // Not a load: that would fetch the cache line to read, and once more to write.
+    let first = word.compare_exchange(0, of_int(number), Ordering::AcqRel, Ordering::Relaxed);
+    let Err(mut seen) = first else { return Ok(number) };
     loop {
         let sum = int(seen).checked_add(number).ok_or(Overflow)?;
         match word.compare_exchange_weak(seen, of_int(sum), Ordering::AcqRel, Ordering::Relaxed) {
@@ -38,7 +40,10 @@ pub fn add_int(word: &AtomicU64, number: i64) -> Result<i64, Overflow> {
 /// Adds; the sum.
 #[inline]
 pub fn add_float(word: &AtomicU64, number: f64) -> f64 {
-    let mut seen = word.load(Ordering::Relaxed);
+    // Not a load, as above; 0 is the word of 0.0.
+    let sum = (0.0 + number).to_bits();
+    let first = word.compare_exchange(0, sum, Ordering::AcqRel, Ordering::Relaxed);
+    let Err(mut seen) = first else { return f64::from_bits(sum) };
     loop {
         let sum = f64::from_bits(seen) + number;
         match word.compare_exchange_weak(seen, sum.to_bits(), Ordering::AcqRel, Ordering::Relaxed) {

@@ -23,17 +23,19 @@
 //! ```
 
 mod find;
+mod growing;
 pub mod wait;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{Mode, fchmod, fstat};
+use rustix::fs::{Mode, SealFlags, fchmod, fcntl_get_seals, fstat};
 use rustix::process::geteuid;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::segment::Segment;
+use growing::Growing;
 use wait::Nap;
 
 /// The name of the format, its version last. Change the version with any layout here or in `engine::shared`.
@@ -79,8 +81,30 @@ pub struct Handle {
 /// A shared segment, mapped in this process; see the module.
 #[derive(Debug)]
 pub struct Shared {
-    segment: Segment,
+    body: Body,
     token: Token,
+}
+
+#[derive(Debug)]
+enum Body {
+    Fixed(Segment),
+    Growing(Growing),
+}
+
+impl Body {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Fixed(segment) => segment.fd(),
+            Self::Growing(growing) => growing.fd(),
+        }
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        match self {
+            Self::Fixed(segment) => segment.words(),
+            Self::Growing(growing) => growing.words(),
+        }
+    }
 }
 
 impl Shared {
@@ -94,12 +118,35 @@ impl Shared {
         name: Option<&str>,
         fill: impl FnOnce(&[AtomicU64]),
     ) -> io::Result<Self> {
+        Self::make(kind, len, name, fill, |name, len| Segment::create_as(name, len).map(Body::Fixed))
+    }
+
+    /// The same, of a segment that may [grow](Self::grow).
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_growing(
+        kind: u64,
+        len: usize,
+        name: Option<&str>,
+        fill: impl FnOnce(&[AtomicU64]),
+    ) -> io::Result<Self> {
+        Self::make(kind, len, name, fill, |name, len| Growing::create_as(name, len).map(Body::Growing))
+    }
+
+    fn make(
+        kind: u64,
+        len: usize,
+        name: Option<&str>,
+        fill: impl FnOnce(&[AtomicU64]),
+        create: impl FnOnce(&str, usize) -> io::Result<Body>,
+    ) -> io::Result<Self> {
         check_name(name)?;
         let token = Token::new()?;
         let len = len.checked_add(HEADER * size_of::<u64>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let segment = Segment::create_as(&find::kernel_name(token, name), len)?;
-        fchmod(segment.fd(), Mode::RUSR | Mode::WUSR)?;
-        let shared = Self { segment, token };
+        let body = create(&find::kernel_name(token, name), len)?;
+        fchmod(body.fd(), Mode::RUSR | Mode::WUSR)?;
+        let shared = Self { body, token };
         fill(shared.words());
         let header = shared.header();
         header[KIND].store(kind, Ordering::Relaxed);
@@ -156,18 +203,20 @@ impl Shared {
         if fstat(&fd)?.st_uid != geteuid().as_raw() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let segment = Segment::from_fd(fd)?;
-        let words = segment.words();
+        let may_grow = !fcntl_get_seals(&fd)?.contains(SealFlags::GROW);
+        let body =
+            if may_grow { Body::Growing(Growing::from_fd(fd)?) } else { Body::Fixed(Segment::from_fd(fd)?) };
+        let words = body.words();
         // Acquire pairs with the Release in `create`.
         if words.len() < HEADER || words[0].load(Ordering::Acquire) != MARK {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let token = Token([TOKEN, TOKEN + 1].map(|index| words[index].load(Ordering::Relaxed)));
-        Ok(Self { segment, token })
+        Ok(Self { body, token })
     }
 
     fn header(&self) -> &[AtomicU64] {
-        &self.segment.words()[..HEADER]
+        &self.body.words()[..HEADER]
     }
 
     fn is_live(&self) -> bool {
@@ -178,7 +227,7 @@ impl Shared {
     /// What for another process to open it by.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        let descriptor = self.segment.fd().as_raw_fd();
+        let descriptor = self.body.fd().as_raw_fd();
         Handle { pid: std::process::id(), descriptor, token: self.token }
     }
 
@@ -191,20 +240,48 @@ impl Shared {
     /// What is in it, which anybody may change at any time.
     #[must_use]
     pub fn words(&self) -> &[AtomicU64] {
-        &self.segment.words()[HEADER..]
+        &self.body.words()[HEADER..]
+    }
+
+    /// The words in it, if there are so many by now: somebody else may have seen to it.
+    #[must_use]
+    pub fn words_to(&self, end: usize) -> Option<&[AtomicU64]> {
+        if self.words().len() < end
+            && let Body::Growing(growing) = &self.body
+        {
+            growing.look().ok()?;
+        }
+        Some(self.words()).filter(|words| words.len() >= end)
+    }
+
+    /// Sees to it that there are so many words in it, one process at a time.
+    ///
+    /// # Errors
+    /// `StorageFull` or `OutOfMemory` if there is no room; `Unsupported` if it is not made to grow.
+    pub fn grow(&self, words: usize) -> io::Result<()> {
+        let len = words.checked_add(HEADER).and_then(|words| words.checked_mul(size_of::<u64>()));
+        match (&self.body, len) {
+            (Body::Growing(growing), Some(len)) => growing.grow(len),
+            (Body::Growing(_), None) => Err(io::ErrorKind::OutOfMemory.into()),
+            (Body::Fixed(_), _) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// How many bytes are in it.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
-    pub const fn len(&self) -> usize {
-        self.segment.len() - HEADER * size_of::<u64>()
+    pub fn len(&self) -> usize {
+        let all = match &self.body {
+            Body::Fixed(segment) => segment.len(),
+            Body::Growing(growing) => size_of_val(growing.words()),
+        };
+        all - HEADER * size_of::<u64>()
     }
 
     /// Where they begin, for those who lend them out as bytes and answer for it. Valid as long as `self`.
     #[must_use]
-    pub const fn as_ptr(&self) -> *mut u8 {
-        self.segment.as_ptr().wrapping_add(HEADER * size_of::<u64>())
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.words().as_ptr().cast::<u8>().cast_mut()
     }
 }
 
@@ -302,6 +379,20 @@ mod tests {
             let lost = made.iter().filter_map(|made| made.as_ref().err()).map(io::Error::kind);
             assert_eq!((won, lost.collect()), (1, vec![ErrorKind::AlreadyExists; 2]));
         }
+    }
+
+    #[test]
+    fn one_that_grows_is_longer_for_all_who_have_it() {
+        let made = Shared::create_growing(3, 4000, None, |_| ()).unwrap();
+        let opened = Shared::open(made.handle()).unwrap();
+        assert!(opened.words_to(1_000_000).is_none());
+        made.grow(1_000_000).unwrap();
+        made.words_to(1_000_000).unwrap()[999_999].store(5, Ordering::Relaxed);
+        assert_eq!(opened.words_to(1_000_000).unwrap()[999_999].load(Ordering::Relaxed), 5);
+        made.grow(500).unwrap();
+        assert!(opened.words_to(1_000_000).is_some());
+        assert_eq!(create(None).unwrap().grow(1000).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(made.grow(1 << 45).unwrap_err().kind(), ErrorKind::OutOfMemory);
     }
 
     #[test]

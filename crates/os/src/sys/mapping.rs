@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -63,7 +63,13 @@ impl Range {
     /// The memory as words; bytes that fill none at the end are left out. Nothing may be stored through them unless
     /// the mapping is writable.
     const fn words(&self) -> &[AtomicU64] {
-        let count = self.len / size_of::<AtomicU64>();
+        self.words_to(self.len)
+    }
+
+    /// The same of the first `len` bytes, which must be within the file.
+    const fn words_to(&self, len: usize) -> &[AtomicU64] {
+        assert!(len <= self.len);
+        let count = len / size_of::<AtomicU64>();
         // SAFETY: the range is mapped as long as `self` lives, and backed, because the file is sealed; a mapping
         // begins at a page, so it is aligned; any bits are a u64. Others change it meanwhile, which atomics allow.
         // Breaks if: `of_sealed` stops asking for SEALS. Exercised by: segment::tests, ring::tests.
@@ -130,6 +136,59 @@ impl Mapping {
     /// The memory as words; bytes that fill none at the end are left out.
     pub(crate) const fn words(&self) -> &[AtomicU64] {
         self.0.words()
+    }
+}
+
+/// A file that may become longer and never shorter, mapped shared and writable as far as it may ever reach.
+#[derive(Debug)]
+pub(crate) struct GrowingMapping {
+    range: Range,
+    /// So many bytes of it are there, as far as this process knows.
+    there: AtomicUsize,
+}
+
+impl GrowingMapping {
+    /// Maps the file behind `fd`, if it is sealed against becoming shorter: `most` bytes of it, or as many as this process
+    /// has addresses for.
+    pub(crate) fn of_unshrinking(fd: BorrowedFd<'_>, most: usize) -> io::Result<Self> {
+        let seals = fcntl_get_seals(fd).unwrap_or(SealFlags::empty());
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(invalid(format!("found {seals:?}, expected {:?}", SealFlags::SHRINK)));
+        }
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        let mut len = most;
+        let start = loop {
+            // SAFETY: at a null address the kernel chooses a range that nothing else uses.
+            // Breaks if: the address or MAP_FIXED is given. Exercised by: shared::growing::tests.
+            match unsafe { mmap(ptr::null_mut(), len, prot, flags, fd, 0) } {
+                Ok(start) => break start,
+                Err(error) if ((len / 4) as u64) < fstat(fd)?.st_size.unsigned_abs() => {
+                    return Err(error.into());
+                }
+                Err(_) => len /= 4,
+            }
+        };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = Self { range: Range { start, len }, there: AtomicUsize::new(0) };
+        mapping.look(fd)?;
+        Ok(mapping)
+    }
+
+    /// Finds out how long the file `fd` is by now, which must be the one that is mapped; how many bytes are there.
+    pub(crate) fn look(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let len = usize::try_from(fstat(fd)?.st_size).unwrap_or(0).min(self.range.len);
+        Ok(self.there.fetch_max(len, Ordering::Relaxed).max(len))
+    }
+
+    /// How many bytes it can become.
+    pub(crate) const fn most(&self) -> usize {
+        self.range.len
+    }
+
+    /// The memory that is known to be there, as words.
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        self.range.words_to(self.there.load(Ordering::Relaxed))
     }
 }
 

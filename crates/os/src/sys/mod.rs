@@ -5,4 +5,4 @@ mod mapping;
 
 pub(crate) use half::low_half;
 pub use mapping::Writes;
-pub(crate) use mapping::{Mapping, Pages, SEALS, View as ViewMapping};
+pub(crate) use mapping::{GrowingMapping, Mapping, Pages, SEALS, View as ViewMapping};

@@ -7,7 +7,9 @@ mod array;
 mod barrier;
 mod condition;
 mod counter;
+mod dict;
 mod event;
+mod keys;
 mod lock;
 mod rwlock;
 mod semaphore;
@@ -31,6 +33,7 @@ pub(crate) use array::Array as SharedArray;
 pub(crate) use barrier::Barrier as SharedBarrier;
 pub(crate) use condition::Condition as SharedCondition;
 pub(crate) use counter::Counter as SharedCounter;
+pub(crate) use dict::Dict as SharedDict;
 pub(crate) use event::Event as SharedEvent;
 pub(crate) use lock::{Lock as SharedLock, RLock as SharedRLock};
 pub(crate) use rwlock::{RWLock as SharedRWLock, RWLockGuard as SharedRWLockGuard};
@@ -64,17 +67,19 @@ impl Place {
 fn create(kind: Kind, words: usize, name: Option<&str>, fill: impl FnOnce(&[AtomicU64])) -> PyResult<Shared> {
     let bytes =
         words.checked_mul(size_of::<u64>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    Shared::create(kind.0, bytes, name, fill).map_err(|error| {
-        let Kind(_, what) = kind;
-        match error.kind() {
-            io::ErrorKind::AlreadyExists => PyFileExistsError::new_err(format!(
-                "could not make a shared {what}: found one of the name {:?}",
-                name.unwrap_or_default()
-            )),
-            io::ErrorKind::InvalidInput => PyValueError::new_err(format!("could not use `name`: {error}")),
-            _ => error.into(),
-        }
-    })
+    Shared::create(kind.0, bytes, name, fill).map_err(|error| unmade(kind, name, error))
+}
+
+/// Why an object could not be made.
+fn unmade(Kind(_, what): Kind, name: Option<&str>, error: io::Error) -> PyErr {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => PyFileExistsError::new_err(format!(
+            "could not make a shared {what}: found one of the name {:?}",
+            name.unwrap_or_default()
+        )),
+        io::ErrorKind::InvalidInput => PyValueError::new_err(format!("could not use `name`: {error}")),
+        _ => error.into(),
+    }
 }
 
 /// Opens an object of one of these kinds that has at least so many words.

@@ -64,7 +64,12 @@ impl Value {
     }
 }
 
+#[inline]
 fn int_word(number: &Bound<'_, PyAny>) -> PyResult<u64> {
+    // First what nearly all are: whether one is an instance of some class takes longer than the addition.
+    if number.is_exact_instance_of::<PyInt>() {
+        return number.extract().map(number::of_int);
+    }
     if number.is_instance_of::<PyFloat>() {
         return Err(PyTypeError::new_err("could not use a float: found a shared Value of whole numbers"));
     }
