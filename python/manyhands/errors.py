@@ -77,8 +77,12 @@ class _EndedTask(ManyhandsError):
         if self.frame is not None:
             # The whole path is in the field.
             known.append(f"last seen in {self.frame.rpartition(os.sep)[2]}")
+        known.extend(self._more_known())
         message = f"{self.args[0]} ({'; '.join(known)})" if known else self.args[0]
         return f"{message}\nhint: {self.hint}" if self.hint else message
+
+    def _more_known(self) -> list[str]:
+        return []
 
     def _name_item(self, index: int, *item: object) -> None:
         # What comes out of a map within a map is about an item of the inner one.
@@ -117,6 +121,9 @@ class TaskTimeout(_EndedTask, _Timeout):
         index: The position of the item of a map that it worked on, from 0; None outside maps.
         item: The item, in at most 80 characters; None outside maps, and where the map has not kept it.
         frame: Where it was, as "file:line, in function"; None if that is not known.
+        exitcode: The exit code of the worker process that was ended for it; negative for the signal that ended
+            it. None if no process was, or it had not ended yet.
+        peak_memory: The most memory that this process held, in bytes; None as above.
 
     Example:
         >>> import time, manyhands as mh
@@ -131,11 +138,18 @@ class TaskTimeout(_EndedTask, _Timeout):
     task: str
     limit: float
     attempts: int
+    exitcode: int | None = None
+    peak_memory: int | None = None
 
     def __init__(self, task: str, limit: float, attempts: int = 1) -> None:
         tried = "" if attempts == 1 else f" (attempt {attempts})"
         super().__init__(f"`{task}` ran longer than its limit of {limit:g} s{tried} and was stopped")
         self.task, self.limit, self.attempts = task, limit, attempts
+
+    def _more_known(self) -> list[str]:
+        if self.peak_memory is None:
+            return []
+        return [f"its worker {_ended(self.exitcode)} and had held up to {self.peak_memory / 2**20:.0f} MiB"]
 
 
 class TaskInterrupted(BaseException):

@@ -118,6 +118,25 @@ def test_a_process_that_passes_its_limit_says_where_it_was(pool, task):
     assert error.frame.endswith(f", in {task.__name__}")
 
 
+def test_a_time_limit_says_how_the_worker_ended_and_what_it_held(pool):
+    def hold_and_hang():
+        block = b"\1" * (100 << 20)
+        while block:
+            pass
+
+    # It is told if it is known in time, as it always is on a machine with nothing else to do.
+    for _ in range(20):
+        error = pool.with_policy(timeout=LIMIT).submit(hold_and_hang).exception()
+        assert isinstance(error, mh.TaskTimeout)
+        if error.exitcode is not None:
+            break
+    assert error.exitcode == -signal.SIGTERM
+    assert error.peak_memory > 100 << 20
+    assert "its worker was ended by SIGTERM and had held up to" in str(error)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.exitcode, copy.peak_memory, str(copy)) == (error.exitcode, error.peak_memory, str(error))
+
+
 def test_a_task_that_does_not_heed_sigterm_is_settled_all_the_same(pool):
     def ignore():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -73,11 +73,19 @@ pub(crate) fn ended(
     }
 }
 
-/// Settles or repeats a task whose attempt was stopped at its time limit, in that frame.
+/// What is known of where and how an attempt was stopped.
+#[derive(Default)]
+pub(crate) struct LastWords {
+    pub(crate) frame: Option<String>,
+    /// How the process ended that it took along: its exit code, and the most memory that it held.
+    pub(crate) process: Option<(i32, u64)>,
+}
+
+/// Settles or repeats a task whose attempt was stopped at its time limit.
 pub(crate) fn timed_out(
     future: &Bound<'_, Future>,
     pool: &Arc<Pool>,
-    frame: Option<String>,
+    last_words: LastWords,
     wakes: &mut Wakes,
 ) -> PyResult<Ended> {
     let py = future.py();
@@ -89,7 +97,7 @@ pub(crate) fn timed_out(
         }
         None => error::gave_up_waiting(py),
     };
-    error::set_frame(py, &error, frame);
+    error::set_last_words(py, &error, last_words);
     ended(future, pool, Outcome::of(py, Err(error)), wakes)
 }
 

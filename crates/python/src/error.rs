@@ -2,6 +2,8 @@
 
 use manyhands_engine::task::State;
 use pyo3::prelude::*;
+
+use crate::attempt::LastWords;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
@@ -51,11 +53,18 @@ pub(crate) fn name_item(py: Python<'_>, error: &PyErr, index: u64, item: Option<
     }
 }
 
-/// Says in an exception about a task that was ended where the task was.
-pub(crate) fn set_frame(py: Python<'_>, error: &PyErr, frame: Option<String>) {
-    if let Some(frame) = frame
-        && let Err(failure) = error.value(py).setattr("frame", frame)
-    {
+/// Tells an error of an ended task where and how that was ended.
+pub(crate) fn set_last_words(py: Python<'_>, error: &PyErr, last_words: LastWords) {
+    let LastWords { frame, process } = last_words;
+    let value = error.value(py);
+    let set = frame.map_or(Ok(()), |frame| value.setattr("frame", frame)).and_then(|()| match process {
+        Some((exitcode, peak_memory)) => {
+            value.setattr("exitcode", exitcode)?;
+            value.setattr("peak_memory", peak_memory)
+        }
+        None => Ok(()),
+    });
+    if let Err(failure) = set {
         failure.write_unraisable(py, None);
     }
 }

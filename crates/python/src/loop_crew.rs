@@ -25,7 +25,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::attempt::{self, Ended, Ran};
+use crate::attempt::{self, Ended, LastWords, Ran};
 use crate::call::{Call, Work, function_name};
 use crate::detail::Detail;
 use crate::error;
@@ -149,9 +149,9 @@ pub(crate) fn time_out(future: &Bound<'_, Future>, attempt: u32) -> PyResult<()>
         shared.statistics.timed_out += 1;
         shared.statistics.interrupted += 1;
     }
-    let frame = last_frame(future.py(), &waiter);
+    let last_words = LastWords { frame: last_frame(future.py(), &waiter), process: None };
     waiter.notify(future, &mut Wakes::default());
-    let ended = attempt::timed_out(future, pool, frame, &mut Wakes::default())?;
+    let ended = attempt::timed_out(future, pool, last_words, &mut Wakes::default())?;
     pool.shared().count(ended);
     Ok(())
 }

@@ -22,7 +22,7 @@ use manyhands_os::segment::Writes;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::attempt::{self, Ended as HowEnded, Ran};
+use crate::attempt::{self, Ended as HowEnded, LastWords, Ran};
 use crate::bulk::{Batch, Part, ReadAhead};
 use crate::draft;
 use crate::error;
@@ -542,7 +542,10 @@ impl<'a> Supervisor<'a> {
                 // Batches have no limit.
                 let Freight::Call { future, .. } = &flight.freight else { return Ok(()) };
                 let frame = frame.or_else(|| last_frame(py, hand.as_ref()?));
-                let ended = attempt::timed_out(future.bind(py), self.pool, frame, wakes)?;
+                let ended = hand.and_then(|hand| hand.process().ended);
+                let process = ended.map(|ended| (ended.exitcode, ended.peak_memory));
+                let ended =
+                    attempt::timed_out(future.bind(py), self.pool, LastWords { frame, process }, wakes)?;
                 self.pool.shared().count(ended);
                 Ok(())
             }
@@ -890,7 +893,7 @@ fn describe(ended: Ended) -> String {
 fn worker_died(py: Python<'_>, hand: &ProcessHand, flight: &Flight, ended: Ended) -> PyResult<PyErr> {
     let arguments = (&flight.freight.function().name, hand.process().pid, ended.exitcode, ended.peak_memory);
     let error = PyErr::from_value(error::worker_died(py)?.call1(arguments)?);
-    error::set_frame(py, &error, last_frame(py, hand));
+    error::set_last_words(py, &error, LastWords { frame: last_frame(py, hand), process: None });
     Ok(error)
 }
 

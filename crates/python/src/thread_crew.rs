@@ -25,7 +25,7 @@ use manyhands_os::park::Parker;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::attempt::{self, Ended, Ran};
+use crate::attempt::{self, Ended, LastWords, Ran};
 use crate::call::{Work, function_name};
 use crate::detail::Detail;
 use crate::enter::Turn;
@@ -219,12 +219,12 @@ pub(crate) fn time_out(
     let Some(pool) = future.get().pool() else { return Ok(()) };
     // Before the interruption takes it somewhere else.
     let ident = hand.run().ident;
-    let frame = error::last_frame(py, "of_thread", (ident,));
+    let last_words = LastWords { frame: error::last_frame(py, "of_thread", (ident,)), process: None };
     if !abandon(py, pool, hand, serial) {
         return Ok(());
     }
     pool.shared().statistics.timed_out += 1;
-    let ended = attempt::timed_out(future, pool, frame, &mut Wakes::default())?;
+    let ended = attempt::timed_out(future, pool, last_words, &mut Wakes::default())?;
     pool.shared().count(ended);
     Ok(())
 }
