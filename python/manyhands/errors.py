@@ -121,8 +121,8 @@ class TaskTimeout(_EndedTask, _Timeout):
         index: The position of the item of a map that it worked on, from 0; None outside maps.
         item: The item, in at most 80 characters; None outside maps, and where the map has not kept it.
         frame: Where it was, as "file:line, in function"; None if that is not known.
-        exitcode: The exit code of the worker process that was ended for it; negative for the signal that ended
-            it. None if no process was, or it had not ended yet.
+        exitcode: The exit code of the worker process that was ended for it; negative for the signal that did
+            that. None if no process was, or it had not ended yet.
         peak_memory: The most memory that this process held, in bytes; None as above.
 
     Example:
