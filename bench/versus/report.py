@@ -127,6 +127,10 @@ Against the standard library of the same Python, unless another peer is named be
 
 {processes}
 
+## Locks and queues within a process
+
+{sync}
+
 ## State that processes share
 
 {shared}
@@ -167,6 +171,7 @@ def page(rows: Sequence[Row], facts: dict[str, str], subjects: Sequence[Subject]
         threads=_one_peer([row for row in rows if row.section == "threads"]),
         introduction=INTRODUCTION.read_text().strip(),
         processes=_many_peers([row for row in rows if row.section == "processes"]),
+        sync=_one_peer([row for row in rows if row.section == "sync"]),
         shared=_one_peer([row for row in rows if row.section == "shared"]),
         facts="\n".join(f"- {fact}: {value}" for fact, value in facts.items()),
         method="\n".join(method),

@@ -14,6 +14,7 @@ from . import (
     shared,
     sleepers,
     submit,
+    sync,
     trips,
 )
 
@@ -29,6 +30,7 @@ SUBJECTS = (
     *process_data.SUBJECTS,
     *process_work.SUBJECTS,
     *shared.SUBJECTS,
+    *sync.SUBJECTS,
     *endless.SUBJECTS,
     *limits.SUBJECTS,
     *importing.SUBJECTS,

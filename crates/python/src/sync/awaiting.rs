@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use manyhands_engine::line::Ticket;
 use pyo3::PyClass;
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyStopIteration, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
-use pyo3::types::{PyBool, PyType};
+use pyo3::types::{PyBool, PyTuple, PyType};
 
 use super::waiting::{Entered, TaskPlace, Waitable, Waiter, running_loop};
 
@@ -110,6 +110,12 @@ enum State {
     Over,
 }
 
+/// What a step of a coroutine comes to.
+enum Next {
+    Yielded(Py<PyAny>),
+    Returned(Py<PyAny>),
+}
+
 /// Waits for a primitive when it is awaited.
 #[pyclass(frozen, module = "manyhands._core")]
 pub(crate) struct Awaiting {
@@ -130,7 +136,7 @@ impl Awaiting {
         std::mem::replace(&mut *self.state(), State::Over)
     }
 
-    fn step(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    fn step(&self, py: Python<'_>) -> PyResult<Next> {
         match self.take_state() {
             State::New => self.begin(py),
             State::Waits(ticket, place, error) => self.resume(py, ticket, place, error),
@@ -138,9 +144,9 @@ impl Awaiting {
         }
     }
 
-    fn begin(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    fn begin(&self, py: Python<'_>) -> PyResult<Next> {
         if let Some(gained) = self.operation.try_now(py)? {
-            return Err(returned(gained));
+            return Ok(Next::Returned(gained));
         }
         let event_loop = running_loop(py)?;
         if event_loop.is_none() {
@@ -149,7 +155,7 @@ impl Awaiting {
         let future = new_future(&event_loop)?;
         let place = TaskPlace::new(event_loop.unbind(), future.clone_ref(py));
         match self.operation.enter(py, Waiter::task(py, &place))? {
-            Entered::Through(gained) => Err(returned(gained)),
+            Entered::Through(gained) => Ok(Next::Returned(gained)),
             Entered::Waits(ticket) => self.wait(py, ticket, place, None, future),
         }
     }
@@ -160,8 +166,9 @@ impl Awaiting {
         ticket: Ticket,
         place: Arc<TaskPlace>,
         error: Option<PyErr>,
-    ) -> PyResult<Py<PyAny>> {
-        let over = |gained| Err(error.as_ref().map_or_else(|| returned(gained), |error| error.clone_ref(py)));
+    ) -> PyResult<Next> {
+        let over =
+            |gained| error.as_ref().map_or(Ok(Next::Returned(gained)), |error| Err(error.clone_ref(py)));
         let ticket = match self.poll(py, ticket, &place)? {
             Entered::Through(gained) => return over(gained),
             Entered::Waits(ticket) => ticket,
@@ -191,10 +198,10 @@ impl Awaiting {
         place: Arc<TaskPlace>,
         error: Option<PyErr>,
         future: Py<PyAny>,
-    ) -> PyResult<Py<PyAny>> {
+    ) -> PyResult<Next> {
         *self.state() = State::Waits(ticket, place, error);
         future.setattr(py, pyo3::intern!(py, "_asyncio_future_blocking"), true)?;
-        Ok(future)
+        Ok(Next::Yielded(future))
     }
 
     fn abandon(&self, py: Python<'_>) {
@@ -208,9 +215,14 @@ fn new_future(event_loop: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     event_loop.call_method0(pyo3::intern!(event_loop.py(), "create_future")).map(Bound::unbind)
 }
 
-/// How a coroutine says what it returns.
-fn returned(value: Py<PyAny>) -> PyErr {
-    PyStopIteration::new_err((value,))
+/// How a coroutine says what it returns. A tuple or an exception would be taken for the exception's arguments, or for
+/// itself.
+fn returned(py: Python<'_>, value: Py<PyAny>) -> PyErr {
+    let bound = value.bind(py);
+    if bound.is_instance_of::<PyTuple>() || bound.is_instance_of::<PyBaseException>() {
+        return PyStopIteration::new_err((value,));
+    }
+    PyStopIteration::new_err(value)
 }
 
 /// The exception that `throw` was given, in any of the three ways.
@@ -221,9 +233,7 @@ fn thrown(kind: &Bound<'_, PyAny>, value: Option<Bound<'_, PyAny>>) -> PyErr {
         }
         (Ok(kind), Some(value)) if !value.is_none() => PyErr::from_type(kind.clone(), (value.unbind(),)),
         (Ok(kind), _) => PyErr::from_type(kind.clone(), ()),
-        (Err(_), _) if kind.is_instance_of::<pyo3::exceptions::PyBaseException>() => {
-            PyErr::from_value(kind.clone())
-        }
+        (Err(_), _) if kind.is_instance_of::<PyBaseException>() => PyErr::from_value(kind.clone()),
         (Err(_), _) => {
             PyTypeError::new_err("exceptions must be classes or instances deriving from BaseException")
         }
@@ -240,12 +250,20 @@ impl Awaiting {
         slf
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.step(py)
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        match self.step(py)? {
+            Next::Yielded(future) => Ok(Some(future)),
+            // The end of an iterator needs no exception, which costs more than everything else here.
+            Next::Returned(value) if value.is_none(py) => Ok(None),
+            Next::Returned(value) => Err(returned(py, value)),
+        }
     }
 
     fn send(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        self.step(py)
+        match self.step(py)? {
+            Next::Yielded(future) => Ok(future),
+            Next::Returned(value) => Err(returned(py, value)),
+        }
     }
 
     #[pyo3(signature = (kind, value=None, _traceback=None))]
@@ -262,7 +280,10 @@ impl Awaiting {
         place.renew(future.clone_ref(py));
         match self.operation.thrown(py, ticket, Waiter::task(py, &place))? {
             None => Err(earlier.unwrap_or(error)),
-            Some(ticket) => self.wait(py, ticket, place, Some(earlier.unwrap_or(error)), future),
+            Some(ticket) => {
+                self.wait(py, ticket, place, Some(earlier.unwrap_or(error)), future.clone_ref(py))?;
+                Ok(future)
+            }
         }
     }
 

@@ -63,6 +63,7 @@ impl Patience {
     #[inline]
     pub(crate) fn of_queue(block: Option<&Bound<'_, PyAny>>, timeout: Option<f64>) -> PyResult<Self> {
         match timeout {
+            None if block.is_none() => Ok(Self::Endless),
             _ if !is_true(block)? => Ok(Self::None),
             Some(seconds) if seconds < 0.0 => {
                 Err(PyValueError::new_err("'timeout' must be a non-negative number"))

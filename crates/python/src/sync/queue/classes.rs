@@ -87,7 +87,11 @@ impl Queue {
         desk
     }
 
-    fn put_within(slf: &Bound<'_, Self>, item: &Py<PyAny>, patience: &Patience) -> PyResult<bool> {
+    fn put_within<'py>(
+        slf: &Bound<'py, Self>,
+        item: &Bound<'py, PyAny>,
+        patience: &Patience,
+    ) -> PyResult<bool> {
         if let Step::Through(()) = Self::try_put(slf, item, Caller::Fresh)? {
             return Ok(true);
         }
@@ -151,14 +155,14 @@ impl Queue {
     ///     ShutDown: The queue was shut down.
     ///     ValueError: The timeout is negative.
     #[pyo3(signature = (item, block=None, timeout=None), text_signature = "($self, item, block=True, timeout=None)")]
-    fn put(
-        slf: &Bound<'_, Self>,
-        item: Py<PyAny>,
+    fn put<'py>(
+        slf: &Bound<'py, Self>,
+        item: &Bound<'py, PyAny>,
         block: Option<&Bound<'_, PyAny>>,
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let patience = Patience::of_queue(block, timeout)?;
-        if Self::put_within(slf, &item, &patience)? { Ok(()) } else { Err(full(slf.py())) }
+        if Self::put_within(slf, item, &patience)? { Ok(()) } else { Err(full(slf.py())) }
     }
 
     /// Take the next item out, waiting for one if need be.
@@ -185,8 +189,8 @@ impl Queue {
     /// Raises:
     ///     queue.Full: There is none.
     ///     ShutDown: The queue was shut down.
-    fn put_nowait(slf: &Bound<'_, Self>, item: Py<PyAny>) -> PyResult<()> {
-        if Self::put_within(slf, &item, &Patience::None)? { Ok(()) } else { Err(full(slf.py())) }
+    fn put_nowait<'py>(slf: &Bound<'py, Self>, item: &Bound<'py, PyAny>) -> PyResult<()> {
+        if Self::put_within(slf, item, &Patience::None)? { Ok(()) } else { Err(full(slf.py())) }
     }
 
     /// Take the next item out if there is one now.
@@ -210,16 +214,16 @@ impl Queue {
     /// Raises:
     ///     ShutDown: The queue was shut down.
     #[pyo3(signature = (items, block=None, timeout=None), text_signature = "($self, items, block=True, timeout=None)")]
-    fn put_many(
-        slf: &Bound<'_, Self>,
-        items: &Bound<'_, PyAny>,
+    fn put_many<'py>(
+        slf: &Bound<'py, Self>,
+        items: &Bound<'py, PyAny>,
         block: Option<&Bound<'_, PyAny>>,
         timeout: Option<f64>,
     ) -> PyResult<usize> {
         let patience = Patience::of_queue(block, timeout)?;
         let mut put = 0;
         for item in items.try_iter()? {
-            if !Self::put_within(slf, &item?.unbind(), &patience)? {
+            if !Self::put_within(slf, &item?, &patience)? {
                 break;
             }
             put += 1;

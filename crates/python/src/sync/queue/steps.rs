@@ -81,7 +81,11 @@ impl Queue {
 
     /// Puts an item without waiting for room.
     #[inline]
-    pub(crate) fn try_put(slf: &Bound<'_, Self>, item: &Py<PyAny>, caller: Caller) -> PyResult<Step<()>> {
+    pub(crate) fn try_put(
+        slf: &Bound<'_, Self>,
+        item: &Bound<'_, PyAny>,
+        caller: Caller,
+    ) -> PyResult<Step<()>> {
         let (this, py) = (slf.get(), slf.py());
         if this.is_gated() {
             return Self::try_put_gated(slf, item, caller);
@@ -92,7 +96,7 @@ impl Queue {
         }
         let step = desk.admit_putter(caller);
         if matches!(step, Step::Through(())) {
-            desk.items.push_back(item.clone_ref(py));
+            desk.items.push_back(item.clone().unbind());
             desk.size += 1;
             desk.unfinished += 1;
             let calls = desk.call_getters();
@@ -102,7 +106,7 @@ impl Queue {
         Ok(step)
     }
 
-    fn try_put_gated(slf: &Bound<'_, Self>, item: &Py<PyAny>, caller: Caller) -> PyResult<Step<()>> {
+    fn try_put_gated(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>, caller: Caller) -> PyResult<Step<()>> {
         let (this, py) = (slf.get(), slf.py());
         let pass = this.pass(py)?;
         let size = Self::count(slf)?;
@@ -114,7 +118,7 @@ impl Queue {
         let step = desk.admit_putter(caller);
         drop(desk);
         if matches!(step, Step::Through(())) {
-            let put = Self::store(slf, item.clone_ref(py));
+            let put = Self::store(slf, item.clone().unbind());
             let counted = Self::count(slf);
             let (getters, putters) = {
                 let mut desk = this.desk();

@@ -13,7 +13,7 @@ use super::desk::{Caller, Step};
 pub(crate) struct Getting<'q, 'py>(pub(crate) &'q Bound<'py, Queue>);
 
 /// A thread's wait for room for its item.
-pub(crate) struct Putting<'q, 'py>(pub(crate) &'q Bound<'py, Queue>, pub(crate) &'q Py<PyAny>);
+pub(crate) struct Putting<'q, 'py>(pub(crate) &'q Bound<'py, Queue>, pub(crate) &'q Bound<'py, PyAny>);
 
 fn entered<G>(step: Step<G>) -> Entered<G> {
     match step {
@@ -140,18 +140,18 @@ impl AwaitPut {
 
 impl Operation for AwaitPut {
     fn try_now(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        Ok(Putting(self.0.bind(py), &self.1).try_now(py)?.map(|put| Self::done(py, put)))
+        Ok(Putting(self.0.bind(py), self.1.bind(py)).try_now(py)?.map(|put| Self::done(py, put)))
     }
 
     fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<Py<PyAny>>> {
-        Ok(match Putting(self.0.bind(py), &self.1).enter(py, waiter)? {
+        Ok(match Putting(self.0.bind(py), self.1.bind(py)).enter(py, waiter)? {
             Entered::Through(put) => Entered::Through(Self::done(py, put)),
             Entered::Waits(ticket) => Entered::Waits(ticket),
         })
     }
 
     fn poll(&self, py: Python<'_>, ticket: Ticket, _waiter: Waiter) -> PyResult<Entered<Py<PyAny>>> {
-        let put = Putting(self.0.bind(py), &self.1).poll(py, ticket)?;
+        let put = Putting(self.0.bind(py), self.1.bind(py)).poll(py, ticket)?;
         Ok(put.map_or(Entered::Waits(ticket), |put| Entered::Through(Self::done(py, put))))
     }
 
