@@ -20,15 +20,19 @@ from queue import Empty, Full
 from threading import BrokenBarrierError
 
 from manyhands._core import (
+    AtomicFlag,
+    AtomicInt,
     Barrier,
     BoundedSemaphore,
     Condition,
     Event,
+    Latch,
     LifoQueue,
     Lock,
     PriorityQueue,
     Queue,
     RLock,
+    RWLock,
     Semaphore,
     watch_locks,
 )
@@ -42,6 +46,8 @@ else:
 
 
 __all__ = [
+    "AtomicFlag",
+    "AtomicInt",
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
@@ -49,11 +55,13 @@ __all__ = [
     "Empty",
     "Event",
     "Full",
+    "Latch",
     "LifoQueue",
     "Lock",
     "PriorityQueue",
     "Queue",
     "RLock",
+    "RWLock",
     "Semaphore",
     "ShutDown",
     "detect_deadlocks",

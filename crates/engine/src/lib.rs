@@ -16,6 +16,7 @@ mod lane;
 pub mod line;
 pub mod park;
 pub mod parts;
+pub mod passage;
 pub mod permits;
 pub mod policy;
 pub mod prim;

@@ -88,8 +88,8 @@ mod _core {
     use crate::supervisor::{Process, ProcessPool};
     #[pymodule_export]
     use crate::sync::{
-        Awaiting, Barrier, BoundedSemaphore, Condition, Event, LifoQueue, Lock, PriorityQueue, Queue, RLock,
-        Semaphore,
+        AtomicFlag, AtomicInt, Awaiting, Barrier, BoundedSemaphore, Condition, Event, Latch, LifoQueue, Lock,
+        PriorityQueue, Queue, RLock, RWLock, RWLockSide, Semaphore,
     };
     #[pymodule_export]
     use crate::sync::{watch_locks, watches_locks};

@@ -3,31 +3,37 @@
 //! Below lie `engine`'s [line](manyhands_engine::line) and [permits](manyhands_engine::permits); [`waiting`] knows how
 //! threads and tasks wait, and every primitive has a file of its own.
 
+mod atomic;
 mod awaiting;
 mod barrier;
 mod condition;
 mod crowd;
 mod detection;
 mod event;
+mod latch;
 mod lock;
 mod monitor;
 mod mutual;
 mod patience;
 mod queue;
 mod rlock;
+mod rwlock;
 mod semaphore;
 mod waiting;
 mod who;
 
+pub(crate) use atomic::{AtomicFlag, AtomicInt};
 pub(crate) use awaiting::Awaiting;
 pub(crate) use barrier::Barrier;
 pub(crate) use condition::Condition;
 pub(crate) use detection::{watch_locks, watches_locks};
 pub(crate) use event::Event;
+pub(crate) use latch::Latch;
 pub(crate) use lock::Lock;
 use pyo3::prelude::*;
 pub(crate) use queue::{LifoQueue, PriorityQueue, Queue};
 pub(crate) use rlock::RLock;
+pub(crate) use rwlock::{RWLock, RWLockSide};
 pub(crate) use semaphore::{BoundedSemaphore, Semaphore};
 pub(crate) use who::after_fork_in_child;
 

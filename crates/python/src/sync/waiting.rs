@@ -106,6 +106,10 @@ impl Waiter {
         self.who
     }
 
+    pub(crate) fn is_task(&self) -> bool {
+        matches!(self.place, Place::Task(_))
+    }
+
     pub(crate) fn is_limited(&self) -> bool {
         self.is_limited
     }

@@ -1,0 +1,395 @@
+//! `manyhands.sync.RWLock` and its two sides.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use manyhands_engine::line::Ticket;
+use manyhands_engine::passage::{Mode, Passage};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use super::awaiting::{Awaiting, Done, Operation, boolean};
+use super::patience::Patience;
+use super::waiting::{Entered, Waitable, Waiter, block};
+use super::who::{self, Generation, NOBODY};
+
+/// Who is there: a writer, or readers, each as often as he came.
+#[derive(Default)]
+struct Present {
+    writer: u64,
+    readers: HashMap<u64, usize>,
+}
+
+/// Somebody who waits, and who he is.
+type Named = (Waiter, u64);
+
+struct Inner {
+    passage: Passage<Named>,
+    present: Present,
+}
+
+/// A lock for many who read at the same time, or one who writes; for threads and asyncio tasks alike.
+///
+/// ``with lock.read:`` reads, ``with lock.write:`` writes, in a coroutine with ``async with``. Each side has the
+/// methods of a `Lock`: ``acquire(blocking=True, timeout=-1)``, ``release()``, ``locked()``, ``aacquire()``. All are
+/// served in the order in which they come, readers side by side together: so neither readers nor writers starve.
+///
+/// Who reads cannot write before he has stopped reading, and nobody can take the writing side twice: that would be to
+/// wait for himself, and is an error. A reader who wants to read again while a writer waits would have to wait for
+/// him, who waits for the reader: an error too.
+///
+/// Thread safety: every method may be called from any thread, and from any event loop.
+///
+/// Example:
+///     >>> from manyhands.sync import RWLock
+///     >>> lock = RWLock()
+///     >>> with lock.read:
+///     ...     lock.write.acquire(blocking=False)
+///     False
+///     >>> with lock.write:
+///     ...     lock.read.locked(), lock.write.locked()
+///     (False, True)
+///
+/// Source: the readers-writer problem without starvation, as in P. J. Courtois et al., CACM 14 (1971), solved by one
+/// line for both.
+#[pyclass(frozen, subclass, weakref, module = "manyhands.sync")]
+pub(crate) struct RWLock {
+    inner: Mutex<Inner>,
+    generation: Generation,
+}
+
+/// The reading or the writing side of an `RWLock`; it has the methods of a `Lock`.
+#[pyclass(frozen, module = "manyhands._core")]
+pub(crate) struct RWLockSide {
+    lock: Py<RWLock>,
+    mode: Mode,
+}
+
+impl RWLock {
+    /// While this is held, nothing of Python may be made, dropped or called.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.generation.has_passed() {
+            // Not dropped: what they refer to was another process's, and this is no place to drop it.
+            std::mem::forget(inner.passage.dismiss(|(waiter, _)| waiter.is_gone()));
+        }
+        inner
+    }
+}
+
+impl Inner {
+    fn note(&mut self, mode: Mode, who: u64) {
+        match mode {
+            Mode::Write => self.present.writer = who,
+            Mode::Read => *self.present.readers.entry(who).or_default() += 1,
+        }
+    }
+
+    /// Takes note that somebody leaves; a reader may have somebody else stop reading for him.
+    fn forget(&mut self, mode: Mode, who: u64) {
+        if mode == Mode::Write {
+            self.present.writer = NOBODY;
+            return;
+        }
+        let readers = &mut self.present.readers;
+        let known = if readers.contains_key(&who) { Some(who) } else { readers.keys().next().copied() };
+        if let Some(known) = known
+            && let Some(times) = readers.get_mut(&known)
+        {
+            *times -= 1;
+            if *times == 0 {
+                readers.remove(&known);
+            }
+        }
+    }
+
+    /// Why this one must not wait, if so.
+    fn refusal(&self, mode: Mode, who: u64) -> Option<&'static str> {
+        let reads = self.present.readers.contains_key(&who);
+        if self.present.writer == who {
+            return Some("found that the caller writes, expected that he releases that first");
+        }
+        if reads && mode == Mode::Write {
+            return Some("found that the caller reads, expected that he releases that before he writes");
+        }
+        if reads {
+            return Some(
+                "found that the caller reads and a writer waits for him, expected that he reads once at a time",
+            );
+        }
+        let is_gone = who::is_gone(self.present.writer)
+            || mode == Mode::Write && self.present.readers.keys().any(|reader| who::is_gone(*reader));
+        is_gone.then_some(
+            "found it held by a thread that was left behind by a fork, expected one that can release it",
+        )
+    }
+}
+
+/// One side of a lock.
+struct Side<'l> {
+    lock: &'l RWLock,
+    mode: Mode,
+}
+
+impl Side<'_> {
+    fn try_take(&self, who: u64) -> bool {
+        let mut inner = self.lock.inner();
+        let taken = inner.passage.try_enter(self.mode);
+        if taken {
+            inner.note(self.mode, who);
+        }
+        taken
+    }
+
+    fn take(&self, py: Python<'_>, patience: &Patience) -> PyResult<bool> {
+        if self.try_take(who::this_thread()) {
+            return Ok(true);
+        }
+        match patience {
+            Patience::None => Ok(false),
+            patience => Ok(block(py, self, patience.deadline())?.is_some()),
+        }
+    }
+
+    /// # Errors
+    /// Nobody has it.
+    fn give(&self, py: Python<'_>) -> PyResult<()> {
+        // To ask for the task takes longer than all the rest, and most often the thread itself is the one.
+        let thread = who::this_thread();
+        let is_known = self.mode == Mode::Write || self.lock.inner().present.readers.contains_key(&thread);
+        let who = if is_known { thread } else { who::this_task(py).unwrap_or(thread) };
+        let served = {
+            let mut inner = self.lock.inner();
+            inner.passage.exit(self.mode).inspect(|served| {
+                inner.forget(self.mode, who);
+                note_all(&mut inner, served);
+            })
+        };
+        let served = served.map_err(|_| PyRuntimeError::new_err("release unlocked lock"))?;
+        self.wake(py, served);
+        Ok(())
+    }
+
+    /// Wakes those who are there now; who cannot be woken has left at once.
+    fn wake(&self, py: Python<'_>, served: Vec<(Mode, Named)>) {
+        let mut served = VecDeque::from(served);
+        while let Some((mode, (waiter, who))) = served.pop_front() {
+            if !waiter.wake(py) {
+                let mut inner = self.lock.inner();
+                if let Ok(next) = inner.passage.exit(mode) {
+                    inner.forget(mode, who);
+                    note_all(&mut inner, &next);
+                    served.extend(next);
+                }
+            }
+        }
+    }
+
+    fn is_taken(&self) -> bool {
+        let inner = self.lock.inner();
+        if self.mode == Mode::Read { inner.passage.readers() > 0 } else { inner.passage.is_written() }
+    }
+}
+
+fn note_all(inner: &mut Inner, served: &[(Mode, Named)]) {
+    for (mode, (_, who)) in served {
+        inner.note(*mode, *who);
+    }
+}
+
+impl Waitable for Side<'_> {
+    type Gain = ();
+
+    fn try_now(&self, py: Python<'_>) -> PyResult<Option<()>> {
+        let who = who::this_task(py).unwrap_or_else(who::this_thread);
+        Ok(self.try_take(who).then_some(()))
+    }
+
+    fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
+        let thread = who::this_thread();
+        let who = if waiter.is_task() { who::this_task(py).unwrap_or(thread) } else { thread };
+        let mut inner = self.lock.inner();
+        if inner.passage.try_enter(self.mode) {
+            inner.note(self.mode, who);
+            return Ok(Entered::Through(()));
+        }
+        if let Some(reason) = inner.refusal(self.mode, who) {
+            drop(inner);
+            return Err(PyRuntimeError::new_err(format!("could not acquire lock: {reason}")));
+        }
+        Ok(inner.passage.enter(self.mode, (waiter, who)).map_or(Entered::Through(()), Entered::Waits))
+    }
+
+    fn poll(&self, _py: Python<'_>, ticket: Ticket) -> PyResult<Option<()>> {
+        Ok((!self.lock.inner().passage.waits(ticket)).then_some(()))
+    }
+
+    fn leave(&self, py: Python<'_>, ticket: Ticket) -> Option<()> {
+        let served = {
+            let mut inner = self.lock.inner();
+            let served = inner.passage.give_up(ticket);
+            if let Some(served) = &served {
+                note_all(&mut inner, served);
+            }
+            served
+        };
+        match served {
+            None => Some(()),
+            Some(served) => {
+                self.wake(py, served);
+                None
+            }
+        }
+    }
+
+    fn give_back(&self, py: Python<'_>, (): ()) {
+        // Who was let in is there, until he leaves.
+        let _ = self.give(py);
+    }
+}
+
+/// A task's wait for one side; awaiting it gives `gain`.
+struct AwaitSide {
+    side: Py<RWLockSide>,
+    gain: Option<bool>,
+}
+
+impl AwaitSide {
+    fn gained(&self, py: Python<'_>) -> Py<PyAny> {
+        self.gain.map_or_else(|| py.None(), |gain| boolean(py, gain))
+    }
+}
+
+impl Operation for AwaitSide {
+    fn try_now(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.side.get().side().try_now(py)?.map(|()| self.gained(py)))
+    }
+
+    fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<Py<PyAny>>> {
+        Ok(match self.side.get().side().enter(py, waiter)? {
+            Entered::Through(()) => Entered::Through(self.gained(py)),
+            Entered::Waits(ticket) => Entered::Waits(ticket),
+        })
+    }
+
+    fn poll(&self, py: Python<'_>, ticket: Ticket, _waiter: Waiter) -> PyResult<Entered<Py<PyAny>>> {
+        let through = self.side.get().side().poll(py, ticket)?;
+        Ok(through.map_or(Entered::Waits(ticket), |()| Entered::Through(self.gained(py))))
+    }
+
+    fn leave(&self, py: Python<'_>, ticket: Ticket) {
+        let side = self.side.get().side();
+        if side.leave(py, ticket).is_some() {
+            side.give_back(py, ());
+        }
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.side)
+    }
+}
+
+#[pymethods]
+impl RWLock {
+    #[new]
+    #[pyo3(signature = ())]
+    fn new() -> Self {
+        let inner = Inner { passage: Passage::default(), present: Present::default() };
+        Self { inner: Mutex::new(inner), generation: Generation::new() }
+    }
+
+    /// The side of those who read.
+    #[getter]
+    fn read(slf: Py<Self>) -> RWLockSide {
+        RWLockSide { lock: slf, mode: Mode::Read }
+    }
+
+    /// The side of those who write.
+    #[getter]
+    fn write(slf: Py<Self>) -> RWLockSide {
+        RWLockSide { lock: slf, mode: Mode::Write }
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let (readers, is_written) = {
+            let inner = slf.get().inner();
+            (inner.passage.readers(), inner.passage.is_written())
+        };
+        super::describe(slf.as_any(), &format!("readers={readers} writers={}", u8::from(is_written)))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.inner().passage.iter().try_for_each(|(waiter, _)| waiter.traverse(&visit))
+    }
+}
+
+impl RWLockSide {
+    fn side(&self) -> Side<'_> {
+        Side { lock: self.lock.get(), mode: self.mode }
+    }
+}
+
+#[pymethods]
+impl RWLockSide {
+    /// Take this side, waiting for it if need be; return whether it was got.
+    #[pyo3(signature = (blocking=None, timeout=None), text_signature = "($self, blocking=True, timeout=-1)")]
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        blocking: Option<&Bound<'_, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
+        self.side().take(py, &Patience::of_lock(blocking, timeout)?)
+    }
+
+    /// Let others have it.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.side().give(py)
+    }
+
+    /// Whether somebody has this side.
+    fn locked(&self) -> bool {
+        self.side().is_taken()
+    }
+
+    /// Take this side, as a coroutine; awaiting it gives True.
+    fn aacquire(slf: Py<Self>) -> Awaiting {
+        Awaiting::new(Box::new(AwaitSide { side: slf, gain: Some(true) }))
+    }
+
+    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+        self.side().take(py, &Patience::Endless)
+    }
+
+    #[pyo3(signature = (_kind=None, _value=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        self.side().give(py)
+    }
+
+    fn __aenter__(slf: Py<Self>) -> Awaiting {
+        Awaiting::new(Box::new(AwaitSide { side: slf, gain: None }))
+    }
+
+    #[pyo3(signature = (_kind=None, _value=None, _traceback=None))]
+    fn __aexit__(
+        &self,
+        py: Python<'_>,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Done> {
+        self.side().give(py)?;
+        Ok(Done)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.lock)
+    }
+}
