@@ -61,7 +61,8 @@ fn encode(value: &Bound<'_, PyAny>) -> PyResult<Value<Vec<u8>>> {
     if let Ok(number) = value.cast_exact::<PyFloat>() {
         return Ok(Value::Float(number.value()));
     }
-    let mut bytes = Vec::new();
+    // Room for what is short, so that it is allocated once.
+    let mut bytes = Vec::with_capacity(64);
     wire::encode(value, &mut bytes)?;
     Ok(Value::Bytes(bytes))
 }
