@@ -335,3 +335,20 @@ def test_a_subclass_with_methods_of_its_own_is_still_a_queue_of_the_standard_kin
     queue.put(2, block=False)
     assert (queue.maxsize, queue.calls, queue.get_many(2)) == (2, 2, [2, 1])
     assert isinstance(queue, Queue)
+
+
+@pytest.mark.parametrize(
+    "item", [None, (), (1, 2), StopIteration(3), ValueError("no"), ValueError, 0, "text"]
+)
+def test_an_item_comes_out_as_it_went_in_whatever_it_is(item):
+    queue = Queue()
+
+    async def main():
+        task = asyncio.create_task(queue.aget())
+        await turns()
+        assert await queue.aput(item) is None
+        assert await task is item
+        await queue.aput(item)
+        return await queue.aget()
+
+    assert asyncio.run(main()) is item

@@ -193,7 +193,7 @@ SUBJECTS = (
     subject(
         "RWLock",
         "`RWLock`, to read",
-        "Taking and releasing the reading side, against a class that counts readers under a `threading.Condition`.",
+        "Taking and releasing the reading side, against a count of readers under a `threading.Condition`.",
         100_000,
         timed("it.acquire(); it.release()", it=sync.RWLock().read),
         "usual class",

@@ -13,6 +13,8 @@ use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyBool, PyTuple, PyType};
 
+use crate::native;
+
 use super::waiting::{Entered, TaskPlace, Waitable, Waiter, running_loop};
 
 /// What a task waits for, step by step.
@@ -215,14 +217,14 @@ fn new_future(event_loop: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     event_loop.call_method0(pyo3::intern!(event_loop.py(), "create_future")).map(Bound::unbind)
 }
 
-/// How a coroutine says what it returns. A tuple or an exception would be taken for the exception's arguments, or for
-/// itself.
-fn returned(py: Python<'_>, value: Py<PyAny>) -> PyErr {
-    let bound = value.bind(py);
-    if bound.is_instance_of::<PyTuple>() || bound.is_instance_of::<PyBaseException>() {
-        return PyStopIteration::new_err((value,));
-    }
-    PyStopIteration::new_err(value)
+/// Whether `StopIteration` would take it for its arguments, or for itself.
+fn is_ambiguous(value: &Bound<'_, PyAny>) -> bool {
+    value.is_instance_of::<PyTuple>() || value.is_instance_of::<PyBaseException>()
+}
+
+/// How a coroutine says what it returns.
+fn returned(value: Py<PyAny>) -> PyErr {
+    PyStopIteration::new_err((value,))
 }
 
 /// The exception that `throw` was given, in any of the three ways.
@@ -253,16 +255,20 @@ impl Awaiting {
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         match self.step(py)? {
             Next::Yielded(future) => Ok(Some(future)),
-            // The end of an iterator needs no exception, which costs more than everything else here.
+            // The end of an iterator needs no exception.
             Next::Returned(value) if value.is_none(py) => Ok(None),
-            Next::Returned(value) => Err(returned(py, value)),
+            Next::Returned(value) if is_ambiguous(value.bind(py)) => Err(returned(value)),
+            Next::Returned(value) => {
+                native::stop_with(value.bind(py));
+                Ok(None)
+            }
         }
     }
 
     fn send(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         match self.step(py)? {
             Next::Yielded(future) => Ok(future),
-            Next::Returned(value) => Err(returned(py, value)),
+            Next::Returned(value) => Err(returned(value)),
         }
     }
 
@@ -314,7 +320,7 @@ impl Done {
 
 impl Drop for Awaiting {
     fn drop(&mut self) {
-        if matches!(*self.state(), State::Waits(..)) {
+        if matches!(self.state.get_mut(), Ok(State::Waits(..))) {
             Python::try_attach(|py| self.abandon(py));
         }
     }

@@ -1,6 +1,6 @@
 //! `manyhands.sync.RWLock` and its two sides.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use manyhands_engine::line::Ticket;
@@ -18,7 +18,18 @@ use super::who::{self, Generation, NOBODY};
 #[derive(Default)]
 struct Present {
     writer: u64,
-    readers: HashMap<u64, usize>,
+    /// Not many at a time, as a rule: then this is faster to look through than any table.
+    readers: Vec<(u64, usize)>,
+}
+
+impl Present {
+    fn reader(&self, who: u64) -> Option<usize> {
+        self.readers.iter().position(|(reader, _)| *reader == who)
+    }
+
+    fn reads(&self, who: u64) -> bool {
+        self.reader(who).is_some()
+    }
 }
 
 /// Somebody who waits, and who he is.
@@ -82,7 +93,10 @@ impl Inner {
     fn note(&mut self, mode: Mode, who: u64) {
         match mode {
             Mode::Write => self.present.writer = who,
-            Mode::Read => *self.present.readers.entry(who).or_default() += 1,
+            Mode::Read => match self.present.reader(who) {
+                Some(position) => self.present.readers[position].1 += 1,
+                None => self.present.readers.push((who, 1)),
+            },
         }
     }
 
@@ -92,21 +106,19 @@ impl Inner {
             self.present.writer = NOBODY;
             return;
         }
+        let position = self.present.reader(who).unwrap_or(0);
         let readers = &mut self.present.readers;
-        let known = if readers.contains_key(&who) { Some(who) } else { readers.keys().next().copied() };
-        if let Some(known) = known
-            && let Some(times) = readers.get_mut(&known)
-        {
+        if let Some((_, times)) = readers.get_mut(position) {
             *times -= 1;
             if *times == 0 {
-                readers.remove(&known);
+                readers.swap_remove(position);
             }
         }
     }
 
     /// Why this one must not wait, if so.
     fn refusal(&self, mode: Mode, who: u64) -> Option<&'static str> {
-        let reads = self.present.readers.contains_key(&who);
+        let reads = self.present.reads(who);
         if self.present.writer == who {
             return Some("found that the caller writes, expected that he releases that first");
         }
@@ -119,7 +131,7 @@ impl Inner {
             );
         }
         let is_gone = who::is_gone(self.present.writer)
-            || mode == Mode::Write && self.present.readers.keys().any(|reader| who::is_gone(*reader));
+            || mode == Mode::Write && self.present.readers.iter().any(|(reader, _)| who::is_gone(*reader));
         is_gone.then_some(
             "found it held by a thread that was left behind by a fork, expected one that can release it",
         )
@@ -155,17 +167,20 @@ impl Side<'_> {
     /// # Errors
     /// Nobody has it.
     fn give(&self, py: Python<'_>) -> PyResult<()> {
-        // To ask for the task takes longer than all the rest, and most often the thread itself is the one.
-        let thread = who::this_thread();
-        let is_known = self.mode == Mode::Write || self.lock.inner().present.readers.contains_key(&thread);
-        let who = if is_known { thread } else { who::this_task(py).unwrap_or(thread) };
-        let served = {
-            let mut inner = self.lock.inner();
-            inner.passage.exit(self.mode).inspect(|served| {
-                inner.forget(self.mode, who);
-                note_all(&mut inner, served);
-            })
-        };
+        let mut who = who::this_thread();
+        let mut inner = self.lock.inner();
+        if self.mode == Mode::Read && !inner.present.reads(who) {
+            // To ask for the task takes longer than all the rest, and most often the thread itself is the one.
+            drop(inner);
+            who = who::this_task(py).unwrap_or(who);
+            inner = self.lock.inner();
+        }
+        let served = inner.passage.exit(self.mode);
+        if let Ok(served) = &served {
+            inner.forget(self.mode, who);
+            note_all(&mut inner, served);
+        }
+        drop(inner);
         let served = served.map_err(|_| PyRuntimeError::new_err("release unlocked lock"))?;
         self.wake(py, served);
         Ok(())
