@@ -43,6 +43,57 @@ def test_when_the_program_is_killed_every_descendant_is_gone_within_a_second(see
         eventually(lambda: all(map(has_ended, [*started, *zygotes])), "the end of every descendant", 1.0)
 
 
+# A module, so that later pools have workers of a branch: those whose parent's parent is not the program.
+BRANCHED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import manyhands as mh
+import family
+
+def grandparent():
+    with mh.ProcessExecutor(2) as pool:
+        return pool.submit(family.grandparent).result()
+
+while grandparent() == os.getpid():
+    pass
+pool = mh.ProcessExecutor(2)
+futures = [pool.submit(family.start) for _ in range(2)]
+futures[0].result()
+"""
+GRANDPARENT = """
+def grandparent():
+    with open(f"/proc/{os.getppid()}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+"""
+
+
+@contextlib.contextmanager
+def branched(directory):
+    """A program whose workers come from a branch of its zygote; they, and what their tasks have started."""
+    (directory / "family.py").write_text(FAMILY.partition("pool =")[0] + GRANDPARENT)
+    with program(BRANCHED, directory) as parent:
+        started = [int(pid) for _ in range(2) for pid in parent.stdout.readline().split()]
+        assert len(started) == 8
+        yield parent, started
+
+
+@seeds(3)
+def test_when_the_program_is_killed_every_descendant_of_a_branch_is_gone_within_a_second(seed, tmp_path):
+    with branched(tmp_path) as (parent, started):
+        family = children(parent.pid)
+        assert {*started} < {*family}
+        parent.kill()
+        eventually(lambda: all(map(has_ended, family)), "the end of every descendant", 1.0)
+
+
+def test_when_a_branch_is_killed_what_its_workers_have_started_is_ended(tmp_path):
+    with branched(tmp_path) as (parent, started):
+        stat = Path(f"/proc/{started[0]}/stat").read_text()
+        os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
+        eventually(lambda: all(map(has_ended, started)), "the end of every descendant", 5.0)
+        assert "WorkerDied" in parent.communicate(timeout=20)[1]
+
+
 MAP = """
 import os, time
 import manyhands as mh

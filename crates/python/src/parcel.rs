@@ -13,6 +13,7 @@ use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
 use manyhands_os::stock::{Loan, Stock};
 use pyo3::exceptions::{PyException, PyOSError, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{
@@ -45,6 +46,8 @@ pub(crate) struct Functions(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     next: u32,
+    /// Where the latest function is defined that workers import.
+    module: Option<String>,
     /// With a weak reference, which says whether what is at an address is still what was pickled: a bound method
     /// must not keep its object alive. What cannot be referred to weakly is kept.
     known: HashMap<usize, (Referent, Arc<Function>)>,
@@ -89,11 +92,13 @@ impl Functions {
             unpicklable(error, &format!("could not send the function `{name}` to a worker process"), &culprit)
         })?;
         let referent = Referent::new(function);
+        let home = home(function);
         let mut table = table();
         let forgotten =
             if table.known.len() < MOST_FUNCTIONS { None } else { Some(std::mem::take(&mut table.known)) };
         let number = table.next;
         table.next += 1;
+        table.module = home.or_else(|| table.module.take());
         let pickled = Arc::new(Function { number, name: function_name(function), bytes });
         let replaced = table.known.insert(address, (referent, Arc::clone(&pickled)));
         drop(table);
@@ -101,6 +106,20 @@ impl Functions {
         drop((forgotten, replaced));
         Ok(pickled)
     }
+
+    /// The module that a worker which is asked for now will import first, as far as is known.
+    pub(crate) fn module(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).module.clone()
+    }
+}
+
+/// The module in which a function can be found by its name.
+fn home(function: &Bound<'_, PyAny>) -> Option<String> {
+    let text = |name| function.getattr(name).ok()?.extract::<String>().ok();
+    let py = function.py();
+    // `<locals>` and `<lambda>` go by value.
+    text(intern!(py, "__qualname__")).filter(|name| !name.contains('<'))?;
+    text(intern!(py, "__module__"))
 }
 
 /// Whether cloudpickle would do nothing else with a function than the standard pickle. It is a large module, which

@@ -659,7 +659,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn start(&self, py: Python<'_>, hand: &Arc<ProcessHand>, wakes: &mut Wakes) -> PyResult<()> {
-        let face = Process { hand: Arc::clone(hand), event: Arc::clone(&self.event) };
+        let module = self.pool.functions.module();
+        let face = Process { module, hand: Arc::clone(hand), event: Arc::clone(&self.event) };
         match Bound::new(py, face).and_then(|face| self.pool.spawn(py, face.as_any())) {
             Ok(()) => {
                 self.with_crew(ProcessCrew::has_started);
@@ -920,6 +921,9 @@ fn read_last_frame(py: Python<'_>, hand: &ProcessHand) -> Option<String> {
 /// A worker process that is to be started, as Python sees it.
 #[pyclass(frozen, module = "manyhands._core")]
 pub(crate) struct Process {
+    /// The module of the functions that it will call, as far as is known.
+    #[pyo3(get)]
+    module: Option<String>,
     hand: Arc<ProcessHand>,
     event: Arc<Event>,
 }

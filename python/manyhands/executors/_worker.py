@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # without the import: `typing` is a large module
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["main"]
+__all__ = ["main", "take_surroundings"]
 
 
 def main(
@@ -67,14 +67,7 @@ def main(
     # What a task starts and forgets stays below this process, and is found when it ends.
     _core.become_subreaper()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.path[:] = path
-    sys.argv[:] = arguments
-    _take_environment(environment)
-    try:
-        os.chdir(directory)
-    except OSError:
-        # The parent's directory is gone; tasks that need one will say so.
-        os.chdir("/")
+    take_surroundings(path, arguments, directory, environment)
     _seed_anew()
     if authkey is not None:
         from multiprocessing import current_process
@@ -96,6 +89,20 @@ def _write_last_frame_to(fd: int) -> None:
     # Then the signal takes its usual course.
     faulthandler.register(signal.SIGTERM, fd, all_threads=False, chain=True)
     os.register_at_fork(after_in_child=lambda: faulthandler.unregister(signal.SIGTERM))
+
+
+def take_surroundings(
+    path: list[str], arguments: list[str], directory: str, environment: dict[str, str]
+) -> None:
+    """Have this process find itself where its parent is: see `main`."""
+    sys.path[:] = path
+    sys.argv[:] = arguments
+    _take_environment(environment)
+    try:
+        os.chdir(directory)
+    except OSError:
+        # The parent's directory is gone; tasks that need one will say so.
+        os.chdir("/")
 
 
 def _take_environment(environment: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from manyhands.executors._packets import receive, send
 
-__all__ = ["Ended", "Zygote", "ZygoteGone", "directory", "zygote"]
+__all__ = ["Ended", "OnEnd", "Zygote", "ZygoteGone", "directory", "wait_for", "zygote"]
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -82,7 +82,10 @@ class Zygote:
                 # Python 3.13 cannot load extension modules in one that is gone.
                 cwd=directory(),
             )
-        self._socket = ours
+        self._listen_to(ours)
+
+    def _listen_to(self, sock: socket.socket) -> None:
+        self._socket = sock
         self._lock = threading.Lock()
         self._replies: list[Any] = []
         self._changed = threading.Condition(self._lock)
@@ -117,6 +120,8 @@ class Zygote:
                 if not self._replies:
                     raise ZygoteGone("could not start a worker: the zygote process has ended")
                 reply, got = self._replies.pop(0)
+                if reply[0] == "stale":
+                    raise ZygoteGone("could not start a worker: modules in the zygote are no longer current")
                 if reply[0] == "refused":
                     raise RuntimeError(f"could not start a worker: {reply[1]}")
                 pid: int = reply[1]
@@ -136,6 +141,11 @@ class Zygote:
         with contextlib.suppress(OSError):
             send(self._socket, ("kill", pid, grace))
 
+    def ask_for_branch(self, end: socket.socket, module: str, surroundings: dict[str, Any]) -> None:
+        """Ask for a branch that has imported a module, to be spoken to over that socket: see `_branches`."""
+        with contextlib.suppress(OSError):
+            send(self._socket, ("branch", module, surroundings), [end.fileno()])
+
     @property
     def is_gone(self) -> bool:
         """Whether the process has ended."""
@@ -147,14 +157,9 @@ class Zygote:
                 message, fds = receive(self._socket)
             except (EOFError, OSError):
                 break
-            if message[0] == "ended":
-                self._ended(Ended(*message[1:]))
-            else:
-                with self._changed:
-                    self._replies.append((message, fds))
-                    self._changed.notify_all()
-        # Once it is reaped, its workers have been sent SIGKILL by the kernel.
-        self._process.wait()
+            self._hear(message, fds)
+        # Once it has ended, its workers have been sent SIGKILL by the kernel.
+        self._wait_for_end()
         with self._changed:
             self._is_gone = True
             orphans = list(self._workers.values())
@@ -164,6 +169,27 @@ class Zygote:
             self._socket.close()
         for known in orphans:
             known.on_end(_kill_now(known.pidfd), 0)
+
+    def _hear(self, message: tuple[Any, ...], fds: list[int]) -> None:
+        if message[0] == "ended":
+            self._ended(Ended(*message[1:]))
+            return
+        with self._changed:
+            self._replies.append((message, fds))
+            self._changed.notify_all()
+
+    def _wait_for_end(self) -> None:
+        self._process.wait()
+
+    def close_after_fork(self) -> None:
+        """Let go of descriptors, in a forked child: the process is nobody's child here."""
+        self._close_ends()
+        self._process.returncode = 0
+
+    def _close_ends(self) -> None:
+        self._socket.close()
+        for worker in self._workers.values():
+            os.close(worker.pidfd)
 
     def _ended(self, ended: Ended) -> None:
         with self._changed:
@@ -186,11 +212,16 @@ def _kill_now(pidfd: int) -> int:
     """See to it that a worker without a zygote has ended: until then its tasks are not anybody else's."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    wait_for(pidfd)
+    return -signal.SIGKILL
+
+
+def wait_for(pidfd: int) -> None:
+    """Wait until a process has ended, and close its descriptor."""
     with selectors.DefaultSelector() as selector:
         selector.register(pidfd, selectors.EVENT_READ)
         selector.select()
     os.close(pidfd)
-    return -signal.SIGKILL
 
 
 def _interpreter_flags() -> list[str]:
@@ -216,11 +247,7 @@ def _after_fork_in_child() -> None:
     global _zygotes_lock
     _zygotes_lock = threading.Lock()
     for known in _zygotes.values():
-        known._socket.close()
-        for worker in known._workers.values():
-            os.close(worker.pidfd)
-        # Nobody's child here.
-        known._process.returncode = 0
+        known.close_after_fork()
     _zygotes.clear()
 
 

@@ -24,10 +24,10 @@ from manyhands.executors._packets import from_memory, in_memory, receive, send
 
 TYPE_CHECKING = False  # without the import: `typing` is a large module
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
-__all__ = ["serve"]
+__all__ = ["children", "end_descendants", "serve"]
 
 
 def serve(fd: int, parent: int, preload: tuple[str, ...]) -> None:
@@ -38,6 +38,29 @@ def serve(fd: int, parent: int, preload: tuple[str, ...]) -> None:
     _load(preload)
     with contextlib.closing(_Server(socket.socket(fileno=fd), parent)) as server:
         server.run()
+
+
+def _be_branch(fd: int, base: int, module: str, surroundings: dict[str, Any]) -> None:
+    """Be a zygote that has imported a module, if it can be one with that: else end, which says so."""
+    from manyhands.executors._branch import import_cleanly
+
+    _core.die_with_parent()
+    if os.getppid() != base:
+        return
+    _core.become_subreaper()
+    sock = socket.socket(fileno=fd)
+    # Without the program there is nobody to tell of it.
+    with contextlib.suppress(ConnectionError):
+        pidfd = os.pidfd_open(os.getpid())
+        send(sock, ("begun",), [pidfd])
+        os.close(pidfd)
+        _worker.take_surroundings(**surroundings)
+        is_current = import_cleanly(module)
+        if is_current is not None:
+            with contextlib.closing(_Server(sock, base, is_current)) as server:
+                send(sock, ("ready",))
+                server.run()
+    end_descendants()
 
 
 def _load(modules: Iterable[str]) -> None:
@@ -59,13 +82,17 @@ def _print_exception() -> None:
 class _Server:
     """The zygote's main loop: requests from the socket, deaths from SIGCHLD."""
 
-    def __init__(self, sock: socket.socket, parent: int) -> None:
+    def __init__(
+        self, sock: socket.socket, parent: int, is_current: Callable[[], bool] = lambda: True
+    ) -> None:
         self._socket = sock
         self._parent = parent
+        self._is_current = is_current
+        self._is_retired = False
         # The socket alone does not tell if somebody else has inherited the other end.
         self._watched = os.pidfd_open(os.getppid())
         # What preloaded modules have started stays.
-        self._own = set(_children(os.getpid()))
+        self._own = set(children(os.getpid()))
         self._workers: set[int] = set()
         self._deadlines: dict[int, float] = {}
         self._wake, wake = socket.socketpair()
@@ -90,7 +117,7 @@ class _Server:
         for fd in (self._watched, *actions):
             poll.register(fd, select.POLLIN)
         try:
-            while os.getppid() == self._parent:
+            while os.getppid() == self._parent and not (self._is_retired and not self._workers):
                 for fd, _ in poll.poll(self._patience()):
                     if fd in actions:
                         actions[fd]()
@@ -104,13 +131,26 @@ class _Server:
         try:
             if message[0] == "start":
                 self._start(message[1], fds)
+            elif message[0] == "branch":
+                self._branch(fds[0], *message[1:])
+            elif message[0] == "retire":
+                self._is_retired = True
             elif message[1] in self._workers:
                 self._kill(*message[1:])
         finally:
             for fd in fds:
                 os.close(fd)
 
+    def _branch(self, fd: int, module: str, surroundings: dict[str, Any]) -> None:
+        base = os.getpid()
+        # Without it the socket is closed, and that is the answer.
+        with contextlib.suppress(OSError):
+            self._own.add(self._fork(lambda: _be_branch(fd, base, module, surroundings)))
+
     def _start(self, settings: dict[str, Any], fds: list[int]) -> None:
+        if not self._is_current():
+            send(self._socket, ("stale",))
+            return
         modules = settings.pop("modules")
         try:
             settings["zygote"] = os.getpid()
@@ -118,7 +158,7 @@ class _Server:
                 pid = self._exec(settings, fds)
             else:
                 _load(module for module in modules if module not in sys.modules)
-                pid = self._fork(settings, fds)
+                pid = self._fork(lambda: _work(settings, fds))
         except OSError as error:
             send(self._socket, ("refused", str(error)))
             return
@@ -127,7 +167,7 @@ class _Server:
         send(self._socket, ("started", pid), [pidfd])
         os.close(pidfd)
 
-    def _fork(self, settings: dict[str, Any], fds: list[int]) -> int:
+    def _fork(self, be: Callable[[], int | None]) -> int:
         pid = os.fork()
         if pid:
             return pid
@@ -136,7 +176,7 @@ class _Server:
             self.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            code = _work(settings, fds)
+            code = be() or 0
         except BaseException:
             _print_exception()
         finally:
@@ -178,6 +218,7 @@ class _Server:
                 return
             if pid == 0:
                 break
+            self._own.discard(pid)
             if pid in self._workers:
                 self._workers.discard(pid)
                 self._deadlines.pop(pid, None)
@@ -188,7 +229,7 @@ class _Server:
 
     def _end_leftovers(self) -> None:
         """End what dead workers have left: every child that is neither a worker nor one of our own."""
-        for child in _children(os.getpid()):
+        for child in children(os.getpid()):
             if child not in self._workers and child not in self._own:
                 kill_descendants(child, signal.SIGKILL)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -227,20 +268,21 @@ def end_descendants() -> None:
 
 def kill_descendants(pid: int, number: signal.Signals) -> None:
     """Send a signal to all that a process has started, and all that those have."""
-    for child in _children(pid):
+    for child in children(pid):
         kill_descendants(child, number)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(child, number)
 
 
-def _children(pid: int) -> list[int]:
-    children: list[int] = []
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, or has been left with."""
+    found: list[int] = []
     tasks = f"/proc/{pid}/task"
     with contextlib.suppress(OSError):
         for task in os.listdir(tasks):  # noqa: PTH208
             with contextlib.suppress(OSError), open(f"{tasks}/{task}/children") as listed:  # noqa: PTH123
-                children += map(int, listed.read().split())
-    return children
+                found += map(int, listed.read().split())
+    return found
 
 
 def _work_fresh(settings: int, fds: list[int]) -> None:

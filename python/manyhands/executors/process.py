@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from manyhands import _core
+from manyhands.executors._branches import start_worker
 from manyhands.executors._notes import Listener, levels
 from manyhands.executors._zygote import directory, zygote
 from manyhands.executors.base import Executor, _remember
@@ -123,7 +124,8 @@ class ProcessExecutor(Executor):
                 raise ValueError(f"could not make the executor: found {option}={word!r}, expected {expected}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"could not make the executor: the initializer {initializer!r} is not callable")
-        self._name = prefix = name or f"ProcessExecutor-{next(_numbers)}"
+        token = f"ProcessExecutor-{next(_numbers)}"
+        self._name = prefix = name or token
         modules = tuple(preload)
         shares = {variable: str(threads) for variable in _THREAD_VARIABLES}
         if threads_per_worker is None:
@@ -142,11 +144,13 @@ class ProcessExecutor(Executor):
             "initializer": None if initializer is None else _pickled(initializer, tuple(initargs)),
         }
         numbers = itertools.count()
+        initializers_module = getattr(initializer, "__module__", None)
         self.capacity = workers * (concurrency or 1)
 
         # A closure without `self`: the workers must not keep the executor alive.
         def spawn(hand: _core.Process) -> None:
-            name = f"{prefix}_{next(numbers)}"
+            number = next(numbers)
+            name = f"{prefix}_{number}"
             own = {
                 **settings,
                 "name": name,
@@ -158,8 +162,10 @@ class ProcessExecutor(Executor):
                 "environment": {**os.environ, **shares},
                 "authkey": _authkey(),
             }
-            source = zygote(modules, shares)
-            pid = source.start_worker(own, hand.descriptors(), hand.ended)
+            module = hand.module or initializers_module
+            pool = token if number < workers else None
+            base = zygote(modules, shares)
+            pid, source = start_worker(base, module, pool, own, hand.descriptors(), hand.ended)
             hand.started(pid, source.kill, Listener(f"[{name}] " if output == "prefix" else ""))
 
         self._open_processes(workers, spawn, concurrency)
