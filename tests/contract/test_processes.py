@@ -812,27 +812,28 @@ def test_options_are_checked(options, kind):
         mh.ProcessExecutor(**options)
 
 
-def speak(number):
+def speak(number, ends_workers):
     """Give the pool everything to do that one task can: words, failure, a large answer, its worker's end."""
     if number % 7 == 0:
         print("says", number)
     if number % 11 == 0:
         raise LookupError(number)
-    if number % 97 == 0:
+    if number % 97 == 0 and ends_workers:
         os._exit(3)
-    return bytes(2 * RING) if number % 13 == 0 else number
+    # What is large would go with a worker that ends at once.
+    return bytes(2 * RING) if number % 13 == 0 and not ends_workers else number
 
 
+@pytest.mark.parametrize("ends_workers", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_each_of_those_who_wait_for_one_task_at_a_time_gets_its_answer(threads, capsys):
+def test_each_of_those_who_wait_for_one_task_at_a_time_gets_its_answer(threads, ends_workers, capsys):
     answers = {}
 
     def use(first):
         for number in range(first, 300, threads):
-            future = pool.submit(speak, number)
             try:
-                answers[number] = future.result(timeout=60)
-            except (LookupError, mh.WorkerDied) as failure:
+                answers[number] = pool.submit(speak, number, ends_workers).result(timeout=60)
+            except Exception as failure:
                 answers[number] = type(failure)
 
     with mh.ProcessExecutor(2, max_tasks_per_worker=40) as pool:
@@ -842,9 +843,13 @@ def test_each_of_those_who_wait_for_one_task_at_a_time_gets_its_answer(threads, 
         for user in users:
             user.join()
     for number in range(300):
-        expected = bytes(2 * RING) if number % 13 == 0 else number
-        expected = mh.WorkerDied if number % 97 == 0 else expected
-        expected = LookupError if number % 11 == 0 else expected
+        expected = number
+        if number % 13 == 0 and not ends_workers:
+            expected = bytes(2 * RING)
+        if number % 97 == 0 and ends_workers:
+            expected = mh.WorkerDied
+        if number % 11 == 0:
+            expected = LookupError
         assert answers[number] == expected, number
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("says")]
     assert sorted(said) == sorted(f"says {number}" for number in range(0, 300, 7))

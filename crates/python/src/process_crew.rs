@@ -912,7 +912,10 @@ impl ProcessCrew {
     pub(crate) fn retire(&mut self, hand: &Arc<ProcessHand>, mut queue: Queue<'_>) {
         if let Some(worker) = self.worker_of(hand) {
             worker.take_back(usize::MAX).into_iter().for_each(|flight| queue.give_back(flight));
-            worker.stop();
+            // One that is at its last task has its answer read first: a large one lies in its memory.
+            if worker.flights.is_empty() {
+                worker.stop();
+            }
         }
     }
 
