@@ -494,3 +494,27 @@ def test_calls_that_follow_each_other_closely_do_not_share_memory():
             blocks = [future.result(timeout=30) for future in (*sent, *made)]
             expected = [pattern(LARGE, seed) for seed in (1, 2, 3, 4, 11, 12, 13)]
             assert [bytes(block.data) for block in blocks] == expected, round_
+
+
+@pytest.mark.parametrize("make", [bytes, make_block], ids=["pickled", "out of band"])
+def test_a_large_result_does_not_go_with_a_worker_that_the_next_task_ends(make):
+    """It lies in the memory of the worker, which must not go on before the pool has opened it."""
+    with mh.ProcessExecutor(1) as pool:
+        for number in range(12):
+            size = MIB + number * KIB
+            large, deadly = pool.submit(make, size), pool.submit(os._exit, 3)
+            assert isinstance(deadly.exception(), mh.WorkerDied)
+            result = large.result()
+            assert len(result if make is bytes else result.data) == size
+
+
+def test_large_results_of_a_batch_do_not_go_with_a_worker_that_the_next_item_ends():
+    def work(number):
+        if number == 60:
+            os._exit(3)
+        return bytes(100 * KIB)
+
+    with mh.ProcessExecutor(1) as pool:
+        outcomes = list(mh.map(work, range(100), on=pool, on_error="return"))
+    failed = {outcome.index: type(outcome.exception) for outcome in outcomes if not outcome.ok}
+    assert failed == {60: mh.WorkerDied}

@@ -820,8 +820,7 @@ def speak(number, ends_workers):
         raise LookupError(number)
     if number % 97 == 0 and ends_workers:
         os._exit(3)
-    # What is large would go with a worker that ends at once.
-    return bytes(2 * RING) if number % 13 == 0 and not ends_workers else number
+    return bytes(2 * RING) if number % 13 == 0 else number
 
 
 @pytest.mark.parametrize("ends_workers", [False, True])
@@ -843,9 +842,7 @@ def test_each_of_those_who_wait_for_one_task_at_a_time_gets_its_answer(threads, 
         for user in users:
             user.join()
     for number in range(300):
-        expected = number
-        if number % 13 == 0 and not ends_workers:
-            expected = bytes(2 * RING)
+        expected = bytes(2 * RING) if number % 13 == 0 else number
         if number % 97 == 0 and ends_workers:
             expected = mh.WorkerDied
         if number % 11 == 0:

@@ -59,8 +59,10 @@ pub(crate) const ARGUMENTS: Freed = Freed { free: RETIRED + 1, spoilt: RETIRED +
 pub(crate) const RESULTS: Freed = Freed { free: RETIRED + 3, spoilt: RETIRED + 4 };
 /// The descriptor of what the pool [offers](crate::offer), and one more; 0 for nothing.
 pub(crate) const OFFER: usize = RETIRED + 5;
+/// How many answers in the worker's memory the pool has opened.
+pub(crate) const OPENED: usize = OFFER + 1;
 /// Where a worker writes down [how far it is](crate::draft) in a batch.
-pub(crate) const DRAFT: usize = RELEASED + 8;
+pub(crate) const DRAFT: usize = OPENED + 1;
 pub(crate) const SEGMENT: usize = DRAFT * 8 + draft::BYTES;
 /// Enough for the innermost frames, which come first.
 const SLATE: usize = 4096;
@@ -138,6 +140,12 @@ impl ProcessHand {
             is_mad: AtomicBool::new(false),
         };
         Ok((Arc::new(hand), tasks))
+    }
+
+    /// Tells the worker that one more answer in its memory was opened, or cannot be: it may go.
+    pub(crate) fn opened(&self) {
+        // Release: the opening comes before.
+        self.segment.words()[OPENED].fetch_add(1, Ordering::Release);
     }
 
     /// Tells the worker that one more answer outside the ring was read.

@@ -29,7 +29,7 @@ use crate::parcel::{self, Culprit};
 use crate::patience::Patience;
 use crate::pickle::{Parts, Pickled, Weight};
 use crate::pool;
-use crate::process_crew::{ARGUMENTS, INLINE, RELEASED, RESULTS, RETIRED, RING, SEGMENT, STOPPED};
+use crate::process_crew::{ARGUMENTS, INLINE, OPENED, RELEASED, RESULTS, RETIRED, RING, SEGMENT, STOPPED};
 use crate::slots::Slots;
 use crate::view::{Bundle, Known, Lender};
 use crate::wire::{self, Reader, Times};
@@ -39,6 +39,9 @@ const LOOK: Duration = Duration::from_micros(50);
 /// How often a worker whose answers find no room looks again.
 const FULL: Duration = Duration::from_millis(1);
 
+/// How often to look whether the pool has opened an answer, and for how long: it may be busy, or stopped.
+const OPENING: Duration = Duration::from_micros(20);
+const LONGEST_OPENING: Duration = Duration::from_millis(50);
 /// A result of fewer bytes is written in no time.
 const SMALL_RESULT: usize = 256;
 /// After how many items of a batch to look at the clock and for other threads.
@@ -53,6 +56,8 @@ struct Body {
     /// Answers that did not fit the ring, until the pool has read them; and how many have been forgotten.
     outside: VecDeque<Segment>,
     forgotten: u64,
+    /// How many answers lay in memory of this process.
+    shown: u64,
     /// Large answers into which the pool may look; and memory for the next.
     lent: Slots<Segment>,
     stock: Stock,
@@ -131,6 +136,23 @@ impl Body {
         }
     }
 
+    /// Waits until the pool has opened what this process has answered in its own memory, for the next task may end it.
+    fn await_opening(&mut self, py: Python<'_>) {
+        let opened = || self.control.0.words()[OPENED].load(Ordering::Acquire);
+        if opened() >= self.shown {
+            return;
+        }
+        let began = clock::now();
+        py.detach(|| {
+            while opened() < self.shown && !self.is_stopped() && clock::now() - began < LONGEST_OPENING {
+                // The pool opens it without our asking; there is no event for that, for it is done in no time.
+                std::thread::sleep(OPENING);
+            }
+        });
+        // If it did not, it is not waited for again.
+        self.shown = opened().min(self.shown);
+    }
+
     /// Keeps a large answer as it is until the pool does not look into it any more.
     fn lend(&mut self, segment: Segment, is_memorable: bool) -> Place {
         let place = Place::new(&segment, None, is_memorable);
@@ -178,6 +200,7 @@ impl ProcessWorker {
         body.forget_read();
         let (header, segment) = message::outside(serial, parts)?;
         body.outside.push_back(segment);
+        body.shown += 1;
         self.push(py, &[&header])
     }
 
@@ -306,7 +329,9 @@ impl ProcessWorker {
         body.count_tasks(1);
         let (run, cpu) = (nanoseconds(run), nanoseconds(cpu));
         let header = |is_large| message::answer(task.serial, has_failed, is_large, run, cpu);
-        self.answer_pickled(py, body, task.serial, pickled, header)
+        self.answer_pickled(py, body, task.serial, pickled, header)?;
+        body.await_opening(py);
+        Ok(())
     }
 
     /// Answers with a pickle, behind a header that says whether it is large; with a failure if there is no room for it.
@@ -320,8 +345,10 @@ impl ProcessWorker {
     ) -> PyResult<()> {
         let answered = match pickled {
             Pickled::Small(bytes) => self.answer(py, body, serial, &[&header(false), &bytes]),
-            Pickled::Large(parts) => place(py, body, self.parent, parts)
-                .and_then(|place| self.push(py, &[&header(true), &place.encode()])),
+            Pickled::Large(parts) => place(py, body, self.parent, parts).and_then(|place| {
+                body.shown += u64::from(!place.is_yours);
+                self.push(py, &[&header(true), &place.encode()])
+            }),
         };
         match answered {
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
@@ -418,6 +445,7 @@ impl ProcessWorker {
             let header = message::part(task.serial, results.done, results.failed, nanoseconds(run));
             self.answer(py, body, task.serial, &[&header, &results.bytes])?;
         }
+        body.await_opening(py);
         *results = Results::default();
         Ok(())
     }
@@ -668,7 +696,8 @@ impl ProcessWorker {
         let (control, lent, stock) =
             (Arc::new(Control(segment, Known::default())), Slots::new(RESULTS), Stock::default());
         let patience = Arc::new(Patience::new(LOOK));
-        let body = Body { tasks, functions, outside, forgotten: 0, lent, stock, control, share, patience };
+        let body =
+            Body { tasks, functions, outside, forgotten: 0, shown: 0, lent, stock, control, share, patience };
         Ok(Self {
             writes: if writable_arguments { Writes::Private } else { Writes::Refused },
             parent,

@@ -315,6 +315,7 @@ impl<'a> Supervisor<'a> {
                 let pid = hand.process().pid.ok_or("it answered before it was started")?;
                 let message =
                     message::read_outside(pid, descriptor, len).map_err(|error| error.to_string())?;
+                hand.opened();
                 hand.release();
                 self.handle(hand, &message, false)
             }
@@ -760,6 +761,7 @@ fn open_reply(hand: &Arc<ProcessHand>, has_failed: bool, place: Place) -> Result
         let pid = hand.process().pid.ok_or("it answered before it was started")?;
         let lender: Arc<dyn Lender> = Arc::<ProcessHand>::clone(hand);
         let opened = Bundle::open(pid, place, Writes::Private, &lender);
+        hand.opened();
         if place.slot.is_none() {
             hand.release();
         }
