@@ -313,15 +313,10 @@ impl Pool {
     /// Looks for a result of a worker process as long as that is worth it. Those of this process are not looked for: that
     /// would keep their tasks from running.
     pub(crate) fn look(self: &Arc<Self>, deadline: Option<Tick>, is_over: impl Fn() -> bool) -> bool {
-        let mut stand_in = None;
-        let mut is_awake = false;
+        let mut stand_in = StandIn::take_over(self);
         let is_there = || {
-            if !is_awake && stand_in.is_none() {
-                stand_in = StandIn::take_over(self);
-            }
             if stand_in.as_mut().is_some_and(|stand_in| !stand_in.read()) {
                 stand_in = None;
-                is_awake = true;
             }
             Ok::<_, Infallible>(is_over())
         };
