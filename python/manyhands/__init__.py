@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from manyhands import shared as shared
     from manyhands import sync as sync
     from manyhands._core import Outcome, Policy, Receipt
+    from manyhands.blocking import detect_blocking
     from manyhands.commands import CommandFailed, map_commands, run_command
     from manyhands.errors import (
+        BlockingCallWarning,
         BrokenInitializer,
         Cancelled,
         DeadlockError,
@@ -45,6 +47,7 @@ else:
     __getattr__, __dir__ = imported_on_demand(
         __name__,
         (
+            "blocking",
             "commands",
             "errors",
             "executors",
@@ -58,6 +61,7 @@ else:
         ),
         {
             "AsyncExecutor": "executors",
+            "BlockingCallWarning": "errors",
             "BrokenInitializer": "errors",
             "Cancelled": "errors",
             "CommandFailed": "commands",
@@ -82,6 +86,7 @@ else:
             "WorkerDied": "errors",
             "WrongExecutor": "errors",
             "as_completed": "futures",
+            "detect_blocking": "blocking",
             "executor": "executors",
             "gather": "futures",
             "item_random": "randomness",
@@ -98,6 +103,7 @@ else:
 
 __all__ = [
     "AsyncExecutor",
+    "BlockingCallWarning",
     "BrokenInitializer",
     "Cancelled",
     "CommandFailed",
@@ -122,6 +128,7 @@ __all__ = [
     "WorkerDied",
     "WrongExecutor",
     "as_completed",
+    "detect_blocking",
     "executor",
     "gather",
     "item_random",

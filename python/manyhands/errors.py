@@ -16,6 +16,7 @@ import sys
 from typing import Any, NamedTuple
 
 __all__ = [
+    "BlockingCallWarning",
     "BrokenInitializer",
     "Cancelled",
     "DeadlockError",
@@ -307,3 +308,7 @@ def _whose(holder: str | None) -> str:
 
 class LockOrderWarning(RuntimeWarning):
     """Two locks are taken in both orders: a deadlock that has not happened yet. Told once for each pair."""
+
+
+class BlockingCallWarning(RuntimeWarning):
+    """A callback kept an event loop from running its other tasks for too long; see `detect_blocking`."""
