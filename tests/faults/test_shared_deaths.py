@@ -25,6 +25,18 @@ def kill(pid):
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
+def churn(hammer, turns, processes, deaths):
+    # Each is killed after all together have got on, and another takes its place.
+    pids = [child(hammer) for _ in range(processes)]
+    for _ in range(deaths):
+        before = turns.value
+        while turns.value < before + 20:
+            time.sleep(0)
+        kill(pids.pop(chance.randrange(processes)))
+        pids.append(child(hammer))
+    for pid in pids:
+        kill(pid)
+
 chance = random.Random(int(sys.argv[1]))
 """
 
@@ -72,15 +84,7 @@ def hammer():
         with lock:
             told.add(lock.was_abandoned)
             turns.add(1)
-pids = [child(hammer) for _ in range(3)]
-for _ in range(60):
-    before = turns.value
-    while turns.value < before + 50:
-        time.sleep(0)
-    kill(pids.pop(chance.randrange(3)))
-    pids.append(child(hammer))
-for pid in pids:
-    kill(pid)
+churn(hammer, turns, 3, 60)
 with lock:
     told.add(lock.was_abandoned)
 assert not lock.locked()
@@ -97,15 +101,7 @@ def hammer():
     while True:
         with semaphore:
             turns.add(1)
-pids = [child(hammer) for _ in range(4)]
-for _ in range(40):
-    before = turns.value
-    while turns.value < before + 20:
-        time.sleep(0)
-    kill(pids.pop(chance.randrange(4)))
-    pids.append(child(hammer))
-for pid in pids:
-    kill(pid)
+churn(hammer, turns, 4, 40)
 assert semaphore.acquire() and semaphore.acquire() and not semaphore.acquire(blocking=False)
 print(semaphore.value)
 """
@@ -127,15 +123,7 @@ def hammer():
             pair[0] += 1
             pair[1] += 1
             turns.add(1)
-pids = [child(hammer) for _ in range(3)]
-for _ in range(40):
-    before = turns.value
-    while turns.value < before + 20:
-        time.sleep(0)
-    kill(pids.pop(chance.randrange(3)))
-    pids.append(child(hammer))
-for pid in pids:
-    kill(pid)
+churn(hammer, turns, 3, 40)
 assert lock.acquire_write()
 print(lock.was_abandoned or pair[0] == pair[1])
 """

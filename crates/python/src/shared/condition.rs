@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use super::lock::{self, Core, Lock, RLock};
+use super::lock::{self, Core, Lock};
 use super::{
     Kind, Manners, Patience, Place, Reduced, SEATS, change, create, open, open_shared, patience, reduce,
     thread, wait_for,
@@ -53,9 +53,6 @@ enum Whereabouts<'py> {
 }
 
 fn core_of(lock: &Bound<'_, PyAny>) -> PyResult<Core> {
-    if let Ok(lock) = lock.cast::<RLock>() {
-        return Ok(lock.get().0.clone());
-    }
     let lock = lock.cast::<Lock>().map_err(|_| {
         let found = lock.get_type();
         PyTypeError::new_err(format!("could not use `lock`: found {found}, expected a shared Lock or RLock"))

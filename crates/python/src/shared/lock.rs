@@ -158,12 +158,12 @@ impl Core {
     }
 }
 
-fn make(kind: Kind, name: Option<&str>, place: Option<Place>) -> PyResult<Core> {
+fn make(kind: Kind, name: Option<&str>, place: Option<Place>) -> PyResult<Lock> {
     let shared = match place {
         Some(place) => open(place, &[kind], WORDS)?,
         None => create(kind, WORDS, name, |_| ())?,
     };
-    Ok(Core::new(shared, kind.0 == RLOCK.0))
+    Ok(Lock(Core::new(shared, kind.0 == RLOCK.0)))
 }
 
 /// The core of `manyhands.shared.Lock`.
@@ -175,7 +175,7 @@ impl Lock {
     #[new]
     #[pyo3(signature = (*, name=None, place=None), text_signature = "(*, name=None)")]
     fn new(name: Option<&str>, place: Option<Place>) -> PyResult<Self> {
-        make(LOCK, name, place).map(Self)
+        make(LOCK, name, place)
     }
 
     /// Open the one of that name, which any process of this user may have made.
@@ -193,7 +193,7 @@ impl Lock {
         reduce(slf.as_any(), Place::of(&slf.get().0.shared))
     }
 
-    /// Acquire it; wait until it is free, or its holder dies.
+    /// Acquire it; wait until it is free, or its holder dies. A thread that has an RLock acquires it once more, at once.
     ///
     /// Args:
     ///     blocking: Whether to wait.
@@ -206,10 +206,10 @@ impl Lock {
         self.0.acquire(py, patience(blocking, timeout)?)
     }
 
-    /// Release it; any thread of the process that has it may.
+    /// Release it once: an RLock is free when it was released as often as it was acquired.
     ///
     /// Raises:
-    ///     RuntimeError: This process does not have it.
+    ///     RuntimeError: This process does not have it; of an RLock, this thread.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.0.release(py)
     }
@@ -236,72 +236,15 @@ impl Lock {
     }
 }
 
-/// The core of `manyhands.shared.RLock`.
-#[pyclass(frozen, subclass, name = "SharedRLock", module = "manyhands._core")]
-pub(crate) struct RLock(pub(super) Core);
+/// The core of `manyhands.shared.RLock`: a [`Lock`] whose core counts.
+#[pyclass(frozen, subclass, extends = Lock, name = "SharedRLock", module = "manyhands._core")]
+pub(crate) struct RLock;
 
 #[pymethods]
 impl RLock {
     #[new]
     #[pyo3(signature = (*, name=None, place=None), text_signature = "(*, name=None)")]
-    fn new(name: Option<&str>, place: Option<Place>) -> PyResult<Self> {
-        make(RLOCK, name, place).map(Self)
-    }
-
-    /// Open the one of that name, which any process of this user may have made.
-    ///
-    /// Raises:
-    ///     FileNotFoundError: No process has one.
-    ///     TypeError: It is something else.
-    #[classmethod]
-    #[pyo3(signature = (name, /))]
-    fn open<'py>(cls: &Bound<'py, PyType>, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        open_shared(cls, name)
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
-        reduce(slf.as_any(), Place::of(&slf.get().0.shared))
-    }
-
-    /// Acquire it, once more if this thread has it; wait until it is free, or its holder dies.
-    ///
-    /// Args:
-    ///     blocking: Whether to wait.
-    ///     timeout: How many seconds to wait at most; None and -1 for as long as it takes.
-    ///
-    /// Returns:
-    ///     Whether it was acquired.
-    #[pyo3(signature = (blocking=true, timeout=None))]
-    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: Option<f64>) -> PyResult<bool> {
-        self.0.acquire(py, patience(blocking, timeout)?)
-    }
-
-    /// Release it once; it is free when it was released as often as it was acquired.
-    ///
-    /// Raises:
-    ///     RuntimeError: This thread does not have it.
-    fn release(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.release(py)
-    }
-
-    /// Whether some process has it.
-    fn locked(&self) -> bool {
-        self.0.is_locked()
-    }
-
-    /// Whether the one who had it before died with it, so that what it guards may be half changed. True for whoever has it
-    /// now, until it is released.
-    #[getter]
-    fn was_abandoned(&self, py: Python<'_>) -> bool {
-        self.0.was_abandoned(py)
-    }
-
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.0.acquire(py, Patience::FOREVER)
-    }
-
-    #[pyo3(signature = (*_exc_info))]
-    fn __exit__(&self, py: Python<'_>, _exc_info: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.0.release(py)
+    fn new(name: Option<&str>, place: Option<Place>) -> PyResult<PyClassInitializer<Self>> {
+        Ok(PyClassInitializer::from(make(RLOCK, name, place)?).add_subclass(Self))
     }
 }
