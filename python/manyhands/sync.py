@@ -14,11 +14,15 @@ With `detect_deadlocks`, or ``MANYHANDS_DEADLOCK=1`` in the environment, or ``py
 for each other's locks are told so instead of waiting for ever.
 """
 
+import inspect
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from queue import Empty, Full
 from threading import BrokenBarrierError
+from typing import Any, TypeVar, overload
 
+from manyhands import _core
 from manyhands._core import (
     AtomicFlag,
     AtomicInt,
@@ -52,12 +56,14 @@ __all__ = [
     "BoundedSemaphore",
     "BrokenBarrierError",
     "Condition",
+    "CountDownEvent",
     "Empty",
     "Event",
     "Full",
     "Latch",
     "LifoQueue",
     "Lock",
+    "Once",
     "PriorityQueue",
     "Queue",
     "RLock",
@@ -66,6 +72,67 @@ __all__ = [
     "ShutDown",
     "detect_deadlocks",
 ]
+
+
+_T = TypeVar("_T")
+
+CountDownEvent = Latch
+"""Another name of `Latch`, for those who know it from .NET."""
+
+
+class Once(_core.Once[_T]):
+    """Call a function once, however many threads and asyncio tasks want what it returns.
+
+    The first one that comes calls it, the others wait and get the same value, at once from then on. If it
+    raises, whoever called it gets the exception, and the next one calls it again: a failure is not kept. So
+    does the next one if a coroutine is cancelled or thrown away while it calls; who gives up waiting leaves
+    nothing behind. What is called does not have to be the same function each time: one of them succeeds.
+
+    Thread safety: every method may be called from any thread, and from any event loop.
+
+    Example:
+        >>> import threading
+        >>> from manyhands.sync import Once
+        >>> client, made = Once(), []
+        >>> def connect(host):
+        ...     made.append(host)
+        ...     return f"connection to {host}"
+        >>> threads = [threading.Thread(target=client.call, args=(connect, "db")) for _ in range(3)]
+        >>> for thread in threads:
+        ...     thread.start()
+        >>> client.call(connect, "db"), made
+        ('connection to db', ['db'])
+
+    Source: ``sync.Once`` of Go, ``Once::call_once`` of Rust, which differ where the function fails.
+    """
+
+    __slots__ = ()
+
+    @overload
+    async def acall(self, function: Callable[..., Awaitable[_T]], /, *args: Any, **kwargs: Any) -> _T: ...
+    @overload
+    async def acall(self, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _T: ...
+    async def acall(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """As `call`, in a coroutine: what the function returns is awaited if that is possible.
+
+        Args:
+            function: Usually an ``async def``.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+
+        Raises:
+            RuntimeError: The function that is being called waits for its own result here.
+        """
+        if await self._begin():
+            try:
+                value = function(*args, **kwargs)
+                if inspect.isawaitable(value):
+                    value = await value
+            except BaseException:
+                self._fail()
+                raise
+            self._finish(value)
+        return self._value
 
 
 def detect_deadlocks(on: bool = True) -> None:

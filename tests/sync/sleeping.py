@@ -1,9 +1,12 @@
 """What the tests of `manyhands.sync` share: threads of which one knows that they wait, and signals."""
 
 import contextlib
+import os
 import signal
 import threading
 from pathlib import Path
+
+import pytest
 
 from watching import eventually
 
@@ -85,3 +88,25 @@ def interruption_when_asleep():
         over.set()
         watcher.result()
         signal.signal(signal.SIGUSR1, before)
+
+
+def in_a_fork(function):
+    """What the function writes in a forked child: `ok`, or what went wrong."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+            os.write(writing, b"ok")
+        except BaseException as error:
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+forks = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")

@@ -2,12 +2,11 @@
 
 import asyncio
 import gc
-import os
 import threading
 import weakref
 
 import pytest
-from sleeping import Background, Interruption, asleep, interruption_when_asleep
+from sleeping import Background, Interruption, asleep, forks, in_a_fork, interruption_when_asleep
 
 from manyhands.sync import BoundedSemaphore, Condition, Lock, RLock, Semaphore
 
@@ -307,28 +306,6 @@ def test_a_bounded_semaphore_refuses_several_at_once_or_none():
     semaphore.release()
     assert semaphore.acquire(False)
     assert semaphore.acquire(False)
-
-
-def in_a_fork(function):
-    """What the function writes in a forked child: `ok`, or what went wrong."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            function()
-            os.write(writing, b"ok")
-        except BaseException as error:
-            os.write(writing, repr(error).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read().decode()
-    os.waitpid(child, 0)
-    return said
-
-
-forks = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 
 
 @forks

@@ -14,6 +14,7 @@ pub mod doorbell;
 pub mod gate;
 mod lane;
 pub mod line;
+pub mod once;
 pub mod park;
 pub mod parts;
 pub mod passage;

@@ -89,7 +89,7 @@ mod _core {
     #[pymodule_export]
     use crate::sync::{
         AtomicFlag, AtomicInt, Awaiting, Barrier, BoundedSemaphore, Condition, Event, Latch, LifoQueue, Lock,
-        PriorityQueue, Queue, RLock, RWLock, RWLockSide, Semaphore,
+        Once, PriorityQueue, Queue, RLock, RWLock, RWLockSide, Semaphore,
     };
     #[pymodule_export]
     use crate::sync::{watch_locks, watches_locks};

@@ -1,36 +1,9 @@
-use loom::sync::Notify;
 use loom::thread;
 
+use super::sleeper::Sleeper;
 use super::*;
-use crate::park::Token;
 use crate::prim::Arc;
 use crate::prim::atomic::AtomicUsize;
-
-/// A thread's place to sleep, with loom's `Notify` as its futex.
-#[derive(Clone)]
-struct Sleeper(Arc<(Token, Notify)>);
-
-impl Sleeper {
-    fn new() -> Self {
-        Self(Arc::new((Token::default(), Notify::new())))
-    }
-
-    fn wake(&self) {
-        if self.0.0.notify() {
-            self.0.1.notify();
-        }
-    }
-
-    fn sleep(&self) {
-        let (token, futex) = &*self.0;
-        if token.prepare() {
-            while !token.is_notified() {
-                futex.wait();
-            }
-            token.consume();
-        }
-    }
-}
 
 fn wake_all(wakes: Vec<Wake<Sleeper>>) {
     for wake in wakes {

@@ -249,3 +249,6 @@ mod tests;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
+
+#[cfg(all(test, loom))]
+pub(crate) mod sleeper;

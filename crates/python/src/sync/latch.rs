@@ -12,6 +12,8 @@ use super::patience::Patience;
 
 /// A count that goes down; at zero, threads and asyncio tasks that wait for it go on, and nobody waits any more.
 ///
+/// It goes down only, and stays open. ``CountDownEvent`` is another name of it.
+///
 /// Args:
 ///     count: How many things have to happen (int ≥ 0).
 ///
