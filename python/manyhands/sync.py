@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from queue import Empty, Full
-from threading import BrokenBarrierError
+from threading import BrokenBarrierError, local
 from typing import Any, TypeVar, overload
 
 from manyhands import _core
@@ -62,6 +62,7 @@ __all__ = [
     "Full",
     "Latch",
     "LifoQueue",
+    "Local",
     "Lock",
     "Once",
     "PriorityQueue",
@@ -78,6 +79,31 @@ _T = TypeVar("_T")
 
 CountDownEvent = Latch
 """Another name of `Latch`, for those who know it from .NET."""
+
+Local = local
+"""An object whose attributes each thread has for itself: the standard library's own ``threading.local``.
+
+It is made in C and finds the attributes of the running thread faster than a class of ours, or a subclass,
+could; they go when their thread ends, or the object does. A subclass with an ``__init__`` has it called with
+the same arguments in every thread that uses the object, at the first use.
+
+Threads of an executor live on, and run tasks of all sorts: what is set in one is found in a later one. And
+the tasks of an event loop share its thread, and so these attributes. What belongs to a task rather than a
+thread belongs into a ``contextvars.ContextVar``: each asyncio task has its own, and tasks of our executors
+find those of whoever submitted them.
+
+Thread safety: yes.
+
+Example:
+    >>> import threading
+    >>> from manyhands.sync import Local
+    >>> mine = Local()
+    >>> mine.name = "main"
+    >>> other = threading.Thread(target=lambda: setattr(mine, "name", "other"))
+    >>> other.start(); other.join()
+    >>> mine.name
+    'main'
+"""
 
 
 class Once(_core.Once[_T]):
