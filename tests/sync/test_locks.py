@@ -122,6 +122,24 @@ def test_waiting_tasks_are_served_in_order(kind):
 
 
 @each_free_kind
+def test_a_task_never_forestalls_one_that_waits(kind):
+    lock, order = kind(), []
+
+    async def rounds(name):
+        for _ in range(3):
+            async with lock:
+                order.append(name)
+                await asyncio.sleep(0)
+
+    async def main():
+        await asyncio.gather(*(rounds(name) for name in "abc"))
+
+    asyncio.run(main())
+    assert "".join(order) == "abcabcabc"
+    assert lock.acquire(blocking=False)
+
+
+@each_free_kind
 def test_a_cancelled_task_passes_on_what_it_was_called_for(kind):
     lock = kind()
     lock.acquire()

@@ -12,7 +12,8 @@
 //!
 //! **Fairness.** A permit that comes free is announced to the first in line, and is there for whoever takes it first;
 //! who was called in vain once is handed the next one. So a thread that takes and releases in a loop does not switch
-//! threads at each turn, and nobody is passed over twice.
+//! threads at each turn, and nobody is passed over twice. Who has nothing to gain by being faster comes
+//! [in his turn](Permits::take_in_turn_or_join): behind those who wait.
 //!
 //! **Invariant**, whenever the line's lock is free: as many are called as there are free permits, or everybody is.
 //! While somebody is owed a permit none is free.
@@ -106,6 +107,35 @@ impl<W: Clone> Permits<W> {
                 return Some(line.join(waiter));
             }
         }
+    }
+
+    /// Takes a permit if one is free and nobody waits.
+    #[inline]
+    #[must_use]
+    pub fn try_take_in_turn(&self) -> bool {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word >= ONE && word & WAITING == 0 {
+            match self.word.compare_exchange_weak(word, word - ONE, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(found) => word = found,
+            }
+        }
+        false
+    }
+
+    /// Takes a permit if nobody waits, or joins the line; who finds a permit for himself too is called at once.
+    pub fn take_in_turn_or_join(&self, waiter: W) -> Option<(Ticket, Vec<Wake<W>>)> {
+        let mut line = lock(&self.line);
+        while line.is_empty() {
+            if self.try_take() {
+                return None;
+            }
+            if self.mark_waiting() {
+                return Some((line.join(waiter), Vec::new()));
+            }
+        }
+        let ticket = line.join(waiter);
+        Some((ticket, self.summon(&mut line)))
     }
 
     /// Sets the bit; `false` if a permit is free.

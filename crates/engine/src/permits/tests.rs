@@ -56,10 +56,38 @@ fn who_gives_up_after_he_was_served_has_it() {
     assert!(matches!(permits.leave(ticket), GaveUp::Holds));
 }
 
+#[test]
+fn who_comes_in_his_turn_forestalls_nobody() {
+    let permits = Named::new(0, 2);
+    let first = taken(&permits, 1);
+    let _ = permits.give(1, |_| ()).unwrap();
+    assert!(!permits.try_take_in_turn(), "it is announced to the first");
+    let (second, wake) = permits.take_in_turn_or_join(2).expect("somebody waits");
+    assert!(wake.is_empty(), "it is announced to the first");
+    let wake = permits.give(1, |_| ()).unwrap();
+    assert!(matches!(wake[..], [Wake::Called(_, 2)]));
+    assert!(permits.poll(first));
+    assert!(permits.poll(second));
+    assert!(permits.take_in_turn_or_join(3).is_some());
+}
+
+#[test]
+fn who_comes_in_his_turn_and_finds_enough_is_called_at_once() {
+    let permits = Named::new(0, 2);
+    let first = taken(&permits, 1);
+    let _ = permits.give(2, |_| ()).unwrap();
+    let (second, wake) = permits.take_in_turn_or_join(2).expect("somebody waits");
+    assert!(matches!(wake[..], [Wake::Called(_, 2)]));
+    assert!(permits.poll(first));
+    assert!(permits.poll(second));
+    assert_eq!(permits.try_give(), Some(Ok(())));
+    assert!(permits.try_take_in_turn(), "nobody waits any more");
+}
+
 proptest! {
     /// Random histories of three who take, two at a time at most, give, come when called, and give up.
     #[test]
-    fn permits_are_neither_lost_nor_made(steps in prop::collection::vec((0_usize..4, 0_usize..3), 1..60)) {
+    fn permits_are_neither_lost_nor_made(steps in prop::collection::vec((0_usize..5, 0_usize..3), 1..60)) {
         let permits = Named::new(2, 2);
         let mut held = 0;
         let mut tickets = [None; 3];
@@ -75,6 +103,13 @@ proptest! {
                 (0, None) => match permits.take_or_join(who) {
                     None => held += 1,
                     ticket => tickets[who] = ticket,
+                },
+                (4, None) => match permits.take_in_turn_or_join(who) {
+                    None => held += 1,
+                    Some((ticket, wakes)) => {
+                        tickets[who] = Some(ticket);
+                        note(wakes, &mut called);
+                    }
                 },
                 (1, _) if held > 0 => {
                     held -= 1;

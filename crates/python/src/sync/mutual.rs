@@ -9,7 +9,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::detection::{self, Watched};
-use super::waiting::{Entered, Waitable, Waiter, wake_all};
+use super::waiting::{Entered, Waitable, Waiter, take_or_join, wake_all};
 use super::who::{self, Generation, NOBODY};
 
 /// At most one has it. Not reentrant, and given back by anybody.
@@ -128,8 +128,9 @@ impl Waitable for Mutual {
     type Gain = ();
 
     fn try_now(&self, py: Python<'_>) -> PyResult<Option<()>> {
-        let taken = self.try_take();
+        let taken = self.permit.try_take_in_turn();
         if taken {
+            self.holder.store(who::this_thread(), Ordering::Relaxed);
             let who = || who::this_task(py).unwrap_or_else(who::this_thread);
             self.note_taken(py, who, true).inspect_err(|_| self.give_back(py, ()))?;
         }
@@ -142,7 +143,7 @@ impl Waitable for Mutual {
         if let Some(who) = watched {
             self.watched.waits(py, who, waiter.is_limited())?;
         }
-        let Some(ticket) = self.permit.take_or_join(waiter) else {
+        let Some(ticket) = take_or_join(py, self, &self.permit, waiter) else {
             self.holder.store(who::this_thread(), Ordering::Relaxed);
             if let Some(who) = watched {
                 Watched::stops(who);

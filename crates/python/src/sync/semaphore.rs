@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::awaiting::{Awaiting, Done, awaiting, nothing, yes};
 use super::patience::Patience;
-use super::waiting::{Entered, Waitable, Waiter, block, wake_all};
+use super::waiting::{Entered, Waitable, Waiter, block, take_or_join, wake_all};
 use super::who::Generation;
 
 /// Permits that anybody takes and gives.
@@ -99,12 +99,12 @@ impl Waitable for Counted {
     type Gain = ();
 
     fn try_now(&self, _py: Python<'_>) -> PyResult<Option<()>> {
-        Ok(self.permits.try_take().then_some(()))
+        Ok(self.permits.try_take_in_turn().then_some(()))
     }
 
-    fn enter(&self, _py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
+    fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
         self.dismiss();
-        Ok(self.permits.take_or_join(waiter).map_or(Entered::Through(()), Entered::Waits))
+        Ok(take_or_join(py, self, &self.permits, waiter).map_or(Entered::Through(()), Entered::Waits))
     }
 
     fn poll(&self, _py: Python<'_>, ticket: Ticket) -> PyResult<Option<()>> {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use manyhands_engine::clock::Tick;
 use manyhands_engine::line::Ticket;
-use manyhands_engine::permits::Wake;
+use manyhands_engine::permits::{Permits, Wake};
 use manyhands_os::park::{self, Parker, Woken};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -170,6 +170,21 @@ pub(crate) trait Waitable {
 
     /// Takes back what was given to somebody who has no use for it.
     fn give_back(&self, py: Python<'_>, gain: Self::Gain);
+}
+
+/// Gets a permit, or a place in the line. A task comes in its turn, for it would save nobody a switch of threads.
+pub(crate) fn take_or_join<T: Waitable<Gain = ()>>(
+    py: Python<'_>,
+    awaited: &T,
+    permits: &Permits<Waiter>,
+    waiter: Waiter,
+) -> Option<Ticket> {
+    if !waiter.is_task() {
+        return permits.take_or_join(waiter);
+    }
+    let (ticket, wakes) = permits.take_in_turn_or_join(waiter)?;
+    wake_all(py, awaited, wakes);
+    Some(ticket)
 }
 
 /// Leaves the line; what was given meanwhile is given back.
