@@ -153,6 +153,33 @@ def test_a_notification_for_a_cancelled_task_goes_to_the_next():
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_notification_for_a_task_that_is_cancelled_while_it_waits_for_the_lock_goes_to_the_next(times):
+    condition, notified = Condition(), []
+
+    async def wait(name):
+        async with condition:
+            await condition.await_()
+            notified.append(name)
+
+    async def main():
+        tasks = [asyncio.create_task(wait(name)) for name in "abc"]
+        await turns()
+        async with condition:
+            condition.notify()
+            await turns()
+            for _ in range(times):
+                tasks[0].cancel()
+                await turns()
+        await tasks[1]
+        await turns()
+        assert notified == ["b"], "one notification, one who goes on"
+        tasks[2].cancel()
+        await asyncio.wait(tasks)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
 def test_a_signal_leaves_the_condition_with_the_lock_in_hand():
     condition = Condition()
     with condition:

@@ -94,8 +94,8 @@ impl Condition {
         let waited = block(py, &notice, patience.limit());
         if let Some(kept) = notice.kept.take() {
             let restored = self.monitor.restore(py, &kept);
-            if waited.is_ok() {
-                restored?;
+            if let Ok(notified) = waited {
+                restored.inspect_err(|_| notified.into_iter().for_each(|()| self.notify_some(py, 1)))?;
             }
         }
         waited.map(|notified| notified.is_some())
@@ -155,7 +155,8 @@ enum Phase {
     /// It has the lock.
     Holding,
     Notice(Kept),
-    Lock(Kept),
+    /// It waits for the lock, notified or not.
+    Lock(Kept, bool),
 }
 
 impl AwaitNotice {
@@ -187,7 +188,13 @@ impl AwaitNotice {
     }
 
     /// Takes the lock again; `Some` if that means to wait.
-    fn reacquire(&self, py: Python<'_>, kept: Kept, waiter: Waiter) -> PyResult<Option<Ticket>> {
+    fn reacquire(
+        &self,
+        py: Python<'_>,
+        kept: Kept,
+        waiter: Waiter,
+        is_notified: bool,
+    ) -> PyResult<Option<Ticket>> {
         let monitor = &self.condition.get().monitor;
         match monitor.mutual(py)?.enter(py, waiter)? {
             Entered::Through(()) => {
@@ -195,7 +202,7 @@ impl AwaitNotice {
                 Ok(None)
             }
             Entered::Waits(ticket) => {
-                *self.phase() = Phase::Lock(kept);
+                *self.phase() = Phase::Lock(kept, is_notified);
                 Ok(Some(ticket))
             }
         }
@@ -212,23 +219,32 @@ impl AwaitNotice {
     }
 
     /// The lock, if it is there by now; otherwise what to go on waiting for.
-    fn poll_lock(&self, py: Python<'_>, kept: Kept, ticket: Ticket) -> PyResult<Option<Ticket>> {
+    fn poll_lock(
+        &self,
+        py: Python<'_>,
+        kept: Kept,
+        ticket: Ticket,
+        is_notified: bool,
+    ) -> PyResult<Option<Ticket>> {
         let monitor = &self.condition.get().monitor;
         if monitor.mutual(py)?.poll(py, ticket)?.is_some() {
             monitor.restored(&kept);
             return Ok(None);
         }
-        *self.phase() = Phase::Lock(kept);
+        *self.phase() = Phase::Lock(kept, is_notified);
         Ok(Some(ticket))
     }
 }
 
 impl Operation for AwaitNotice {
     fn try_now(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.condition.get().require_lock(py, "wait")?;
-        let Some(predicate) = &self.predicate else { return Ok(None) };
-        let answer = predicate.call0(py)?;
-        Ok(answer.is_truthy(py)?.then_some(answer))
+        if let Some(predicate) = &self.predicate {
+            let answer = predicate.call0(py)?;
+            if answer.is_truthy(py)? {
+                return Ok(Some(answer));
+            }
+        }
+        self.condition.get().require_lock(py, "wait").map(|()| None)
     }
 
     fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<Py<PyAny>>> {
@@ -241,8 +257,8 @@ impl Operation for AwaitNotice {
                 *self.phase() = Phase::Notice(kept);
                 Some(ticket)
             }
-            Phase::Notice(kept) => self.reacquire(py, kept, waiter.clone())?,
-            Phase::Lock(kept) => self.poll_lock(py, kept, ticket)?,
+            Phase::Notice(kept) => self.reacquire(py, kept, waiter.clone(), true)?,
+            Phase::Lock(kept, is_notified) => self.poll_lock(py, kept, ticket, is_notified)?,
             Phase::Holding => None,
         };
         waits.map_or_else(|| self.check(py, waiter), |ticket| Ok(Entered::Waits(ticket)))
@@ -252,7 +268,10 @@ impl Operation for AwaitNotice {
         let condition = self.condition.get();
         match self.take_phase() {
             Phase::Notice(_) if condition.leave(ticket) => condition.notify_some(py, 1),
-            Phase::Lock(_) => {
+            Phase::Lock(_, is_notified) => {
+                if is_notified {
+                    condition.notify_some(py, 1);
+                }
                 if let Ok(mutual) = condition.monitor.mutual(py)
                     && mutual.leave(py, ticket).is_some()
                 {
@@ -271,9 +290,14 @@ impl Operation for AwaitNotice {
                 if condition.leave(ticket) {
                     condition.notify_some(py, 1);
                 }
-                self.reacquire(py, kept, waiter)
+                self.reacquire(py, kept, waiter, false)
             }
-            Phase::Lock(kept) => self.poll_lock(py, kept, ticket),
+            Phase::Lock(kept, is_notified) => {
+                if is_notified {
+                    condition.notify_some(py, 1);
+                }
+                self.poll_lock(py, kept, ticket, false)
+            }
             Phase::Holding => Ok(None),
         }
     }
