@@ -1,6 +1,7 @@
 """The queues: every item comes out once, whoever puts, takes, gives up or shuts down."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 
@@ -111,6 +112,16 @@ def test_a_queue_is_the_model_of_itself(kind, steps, maxsize):
             assert queue.get_nowait() == model.pop(position)
         assert (queue.qsize(), queue.empty()) == (len(model), not model)
         assert queue.full() == (0 < maxsize <= len(model))
+
+
+@pytest.mark.parametrize(("maxsize", "room"), [(1.3, 2), (2.0, 2), (-0.5, None), (float("inf"), None)])
+def test_a_size_that_is_no_whole_number_counts_as_the_next_one(maxsize, room):
+    queue = Queue(maxsize)
+    with contextlib.suppress(Full):
+        for item in range(5):
+            queue.put_nowait(item)
+    assert queue.qsize() == (room or 5)
+    assert queue.full() == (room is not None)
 
 
 @each_kind

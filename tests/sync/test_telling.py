@@ -268,6 +268,24 @@ def test_a_cancelled_task_leaves_the_barrier_whole():
     assert asyncio.run(main()) == [0, 1]
 
 
+def test_a_task_waits_at_a_barrier_before_a_block():
+    barrier, seen = Barrier(2), []
+
+    async def meet(name):
+        async with barrier as position:
+            seen.append(name)
+            return position
+
+    async def main():
+        first = asyncio.create_task(meet("a"))
+        await turns()
+        assert not seen
+        return await asyncio.gather(first, meet("b"))
+
+    assert asyncio.run(main()) == [0, 1]
+    assert sorted(seen) == ["a", "b"]
+
+
 def test_a_timeout_breaks_the_barrier_for_all():
     barrier = Barrier(3)
     other = asleep(barrier.wait)

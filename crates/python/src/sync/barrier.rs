@@ -10,7 +10,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use super::awaiting::{Awaiting, Operation};
+use super::awaiting::{Awaiting, Done, Operation};
 use super::crowd::{Crowd, tell};
 use super::patience::Patience;
 use super::waiting::{Entered, Waitable, Waiter, block};
@@ -41,7 +41,8 @@ struct Inner {
 ///     timeout: Seconds that ``wait`` waits at most unless it is told otherwise; None waits for ever.
 ///
 /// When one gives up, by a timeout or because the action raised, the barrier breaks: everybody gets a
-/// ``BrokenBarrierError``, until ``reset``. A coroutine that is cancelled only leaves the round.
+/// ``BrokenBarrierError``, until ``reset``. A coroutine that is cancelled only leaves the round. In a coroutine,
+/// ``async with barrier:`` waits before the block.
 ///
 /// Raises:
 ///     ValueError: `parties` is less than one.
@@ -57,7 +58,7 @@ struct Inner {
 ///     >>> sorted(future.result() for future in futures)
 ///     [0, 1, 2]
 ///
-/// Source: ``threading.Barrier`` of CPython, whose methods and errors it has.
+/// Source: ``threading.Barrier`` and ``asyncio.Barrier`` of CPython, whose methods and errors it has.
 #[pyclass(frozen, subclass, weakref, module = "manyhands.sync")]
 pub(crate) struct Barrier {
     parties: usize,
@@ -300,6 +301,21 @@ impl Barrier {
     /// Wait until all are there, as a coroutine; awaiting it gives what ``wait`` returns.
     fn await_(slf: Py<Self>) -> Awaiting {
         Awaiting::new(Box::new(Visit::new(slf)))
+    }
+
+    fn __aenter__(slf: Py<Self>) -> Awaiting {
+        Self::await_(slf)
+    }
+
+    #[pyo3(signature = (_kind=None, _value=None, _traceback=None))]
+    #[expect(clippy::unused_self, reason = "a slot")]
+    fn __aexit__(
+        &self,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> Done {
+        Done
     }
 
     /// Make the barrier whole and empty; who waits gets a ``BrokenBarrierError``.

@@ -26,6 +26,22 @@ pub(crate) enum Kind {
     Priority,
 }
 
+/// The most items that a queue holds. Of the standard library's one may ask any number, which counts as the next whole one.
+struct Most(isize);
+
+impl FromPyObject<'_, '_> for Most {
+    type Error = PyErr;
+
+    fn extract(number: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        if let Ok(whole) = number.extract::<isize>() {
+            return Ok(Self(whole));
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "what is too large is as large as can be")]
+        let next = number.extract::<f64>()?.ceil() as isize;
+        Ok(Self(next))
+    }
+}
+
 /// A queue that threads and asyncio tasks put into and take out of, side by side: the oldest item comes first.
 ///
 /// Args:
@@ -132,8 +148,9 @@ impl Queue {
         Self::of(py, Kind::Fifo)
     }
 
-    #[pyo3(signature = (maxsize=0))]
-    fn __init__(slf: &Bound<'_, Self>, maxsize: isize) -> PyResult<()> {
+    #[pyo3(signature = (maxsize=Most(0)))]
+    fn __init__(slf: &Bound<'_, Self>, maxsize: Most) -> PyResult<()> {
+        let Most(maxsize) = maxsize;
         slf.get().desk().maxsize = maxsize;
         let is_replaced = Self::is_replaced(slf)?;
         slf.get().has_hooks.store(is_replaced, Ordering::Relaxed);
@@ -336,7 +353,8 @@ impl Queue {
     }
 
     #[setter]
-    fn set_maxsize(&self, py: Python<'_>, maxsize: isize) {
+    fn set_maxsize(&self, py: Python<'_>, maxsize: Most) {
+        let Most(maxsize) = maxsize;
         let calls = {
             let mut desk = self.desk();
             desk.maxsize = maxsize;
