@@ -74,8 +74,50 @@ def reason_not_to_run(test: str, waits: str) -> str | None:
     return next(found, None)
 
 
+TEXT = "it asserts the text of a repr"
+PRIVATE = "it looks at a private member: {}"
+VALUE = PRIVATE.format("_value, which counts no permit that is on its way")
+ROUNDS = "it expects that no round begins before all have left the last one; here a round that passed is over"
+
+ASYNCIO_SKIPS = {
+    "LockTests.test_repr": TEXT,
+    "EventTests.test_repr": TEXT,
+    "ConditionTests.test_repr": TEXT,
+    "SemaphoreTests.test_repr": TEXT,
+    "BarrierTests.test_repr": TEXT,
+    "BarrierTests.test_barrier": TEXT,
+    "BarrierTests.test_filling_task_by_task": TEXT,
+    "BarrierTests.test_draining_state": TEXT,
+    "QueueBasicTests.test_repr": TEXT,
+    "QueueBasicTests.test_str": TEXT,
+    "LockTests.test_lock_doesnt_accept_loop_parameter": "it asserts an error that names `__init__`",
+    "LockTests.test_finished_waiter_cancelled": "it counts turns of the loop: a cancelled task keeps its "
+    "place until it runs, so the next one has the lock one turn later",
+    "EventTests.test_clear_with_waiters": PRIVATE.format("_waiters, where those wait who were let through"),
+    "SemaphoreTests.test_acquire": VALUE,
+    "SemaphoreTests.test_acquire_fifo_order_4": VALUE,
+    "QueueGetTests.test_get_with_putters": PRIVATE.format("_putters, where it puts a future"),
+    "ConditionTests.test_ambiguous_loops": "it asserts that a lock belongs to one event loop",
+    "BarrierTests.test_reset_barrier_when_tasks_half_draining": PRIVATE.format("_count"),
+    "BarrierTests.test_reset_barrier_when_tasks_half_draining_half_blocking": ROUNDS,
+    "BarrierTests.test_reset_barrier_while_tasks_draining": ROUNDS,
+    "BarrierTests.test_abort_barrier_when_tasks_half_draining_half_blocking": ROUNDS,
+    **{
+        f"{kind}{tests}.test_format": PRIVATE.format("_format")
+        for kind in ("Queue", "LifoQueue", "PriorityQueue")
+        for tests in ("JoinTests", "ShutdownTests")
+    },
+}
+"""Of those of asyncio's locks and queues."""
+
+SINCE = {
+    "AsyncioBarrierTests": (3, 11),
+    **{f"Asyncio{kind}ShutdownTests": (3, 13) for kind in ("Queue", "LifoQueue", "PriorityQueue")},
+}
+"""The classes that not every CPython has."""
+
 SYNC_SKIPS = {
     "EventTests.test_at_fork_reinit": "it looks at a private member of Event: _cond",
     "ConditionAsRLockTests.test_recursion_count": "a condition has no _recursion_count, CPython's neither",
-}
+} | {f"Asyncio{test}": reason for test, reason in ASYNCIO_SKIPS.items()}
 """The tests of locks and queues that are not run, each with its reason. There are no others."""

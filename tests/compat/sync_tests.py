@@ -1,4 +1,4 @@
-"""Runs the interpreter's own tests of locks and queues on the classes of `manyhands.sync`.
+"""Runs the interpreter's own tests of locks and queues, of asyncio's too, on the classes of `manyhands.sync`.
 
     python sync_tests.py [CLASS[.METHOD]…]    run them; exit code 1 on failure
     python sync_tests.py --list               name the test classes
@@ -7,9 +7,11 @@ The code of the tests is the interpreter's; exit code 3 says that it was install
 """
 
 import importlib.util
+import itertools
 import json
 import sys
 import unittest
+from pathlib import Path
 
 import skips
 
@@ -52,10 +54,11 @@ def test_classes() -> dict[str, type[unittest.TestCase]]:
         "BoundedSemaphoreTests": (lock_tests.BoundedSemaphoreTests, {"semtype": sync.BoundedSemaphore}),
         "BarrierTests": (lock_tests.BarrierTests, {"barriertype": sync.Barrier}),
     }
-    return queue_classes() | {
+    classes = {
         name: type(name, (tests,), {key: staticmethod(ours) for key, ours in subject.items()})
         for name, (tests, subject) in subjects.items()
     }
+    return classes | queue_classes() | asyncio_classes()
 
 
 def queue_classes() -> dict[str, type[unittest.TestCase]]:
@@ -66,6 +69,17 @@ def queue_classes() -> dict[str, type[unittest.TestCase]]:
     return {
         name: type(name, (getattr(test_queue, name), unittest.TestCase), {"queue": sync}) for name in names
     }
+
+
+def asyncio_classes() -> dict[str, type[unittest.TestCase]]:
+    """Return those of asyncio's locks and queues, with our methods for coroutines in the place of its own."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent / "stand_in"))
+    import asyncio_twins
+
+    found = [vars(asyncio_twins.load(name)).values() for name in ("test_locks", "test_queues")]
+    cases = (case for case in itertools.chain(*found) if isinstance(case, type))
+    tests = (case for case in cases if issubclass(case, unittest.TestCase))
+    return {f"Asyncio{case.__name__}": case for case in tests if unittest.TestLoader().getTestCaseNames(case)}
 
 
 def run(classes: dict[str, type[unittest.TestCase]], only: list[str]) -> int:
