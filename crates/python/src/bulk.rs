@@ -165,8 +165,9 @@ impl Bulk {
         self.items.slice(items)
     }
 
-    /// Takes at most `most` items to be worked on, fewer if that leaves others without work; `None` if there are none.
-    pub(crate) fn carve(&self, most: usize, workers: usize) -> Option<Range<usize>> {
+    /// Takes at most `most` items to be worked on, fewer if that leaves others without work, but not fewer than `least`
+    /// for that; `None` if there are none.
+    pub(crate) fn carve(&self, least: usize, most: usize, workers: usize) -> Option<Range<usize>> {
         let mut state = self.state();
         if state.is_given_up {
             return None;
@@ -177,7 +178,7 @@ impl Bulk {
             None => return None,
         };
         let share = (until - from).div_ceil(2 * workers.max(1));
-        let end = self.items.end_of_batch(from, most.min(share)).min(until);
+        let end = self.items.end_of_batch(from, most.min(share.max(least))).min(until);
         if until == self.len() && from == state.next {
             state.next = end;
         } else if end < until {

@@ -3,8 +3,8 @@
 //! # The window
 //! Given `buffersize`, that many items are in flight or waiting to be taken. Otherwise twice what the executor runs at
 //! once, and more while items are so short that the hand-over between consumer and workers would cost more than they
-//! do: as long as a whole window is delivered in less than [`HAND_OVER`], the next is twice as large, up to
-//! [`WIDEST`]. A window widened for that is refilled when half of it has been taken, so that workers and consumer do
+//! do: as long as a whole window is delivered in less than [`HAND_OVER`], the next is twice as large, or more for those
+//! that are much faster, up to [`WIDEST`]. A window widened for that is refilled when half of it has been taken, so that workers and consumer do
 //! not wake each other for every single item. In input order it also grows, up to the same limit, when its youngest
 //! item is settled before its oldest: then one slow item would leave all workers without work.
 //!
@@ -45,8 +45,11 @@ const HAND_OVER: Duration = Duration::from_millis(5);
 /// The widest that a window grows by itself.
 const WIDEST: usize = 1024;
 
-/// The same, where items travel in bulks.
+/// The same, where items travel in bulks: enough for each of many workers to have some batches before it.
+const HAND_OVER_OF_BULKS: Duration = Duration::from_millis(30);
 const WIDEST_OF_BULKS: usize = 1 << 15;
+/// How much wider the next window is at most.
+const MOST_WIDENING: usize = 8;
 /// How long items are gathered for a bulk.
 const GATHERING: Duration = Duration::from_millis(1);
 
@@ -220,6 +223,7 @@ impl Ready {
 struct Window {
     size: usize,
     widest: usize,
+    hand_over: Duration,
     /// Widened windows are refilled by halves.
     is_widened: bool,
     /// How many of the present window have been delivered, since when; `None` if it does not grow.
@@ -228,11 +232,17 @@ struct Window {
 
 impl Window {
     fn fixed(size: usize) -> Self {
-        Self { size, widest: size, is_widened: false, growth: None }
+        Self { size, widest: size, hand_over: HAND_OVER, is_widened: false, growth: None }
     }
 
     fn growing(size: usize) -> Self {
-        Self { size, widest: WIDEST, is_widened: false, growth: Some((0, clock::now())) }
+        let growth = Some((0, clock::now()));
+        Self { size, widest: WIDEST, hand_over: HAND_OVER, is_widened: false, growth }
+    }
+
+    fn fit_for_bulks(&mut self) {
+        self.widest = self.widest.max(WIDEST_OF_BULKS);
+        self.hand_over = HAND_OVER_OF_BULKS;
     }
 
     /// How many items to submit now.
@@ -254,8 +264,8 @@ impl Window {
         self.growth.is_some() && self.size < self.widest
     }
 
-    fn widen(&mut self) {
-        self.size = (self.size * 2).min(self.widest);
+    fn widen(&mut self, factor: usize) {
+        self.size = (self.size * factor).min(self.widest);
         self.is_widened = true;
     }
 
@@ -266,8 +276,10 @@ impl Window {
             return;
         }
         let now = clock::now();
-        if now - began < HAND_OVER && self.size < self.widest {
-            self.widen();
+        let took = now - began;
+        if took < self.hand_over && self.size < self.widest {
+            let times = self.hand_over.as_nanos() / took.as_nanos().max(1);
+            self.widen(usize::try_from(times).map_or(MOST_WIDENING, |times| times.clamp(2, MOST_WIDENING)));
         }
         self.growth = Some((0, now));
     }
@@ -441,7 +453,7 @@ impl Mapped {
             state.window.starve();
             // With one slow item ahead of all others the workers would soon have nothing left to do.
             if state.window.may_widen() && state.source.is_some() && bulks.unsettled() < state.capacity {
-                state.window.widen();
+                state.window.widen(2);
                 continue;
             }
             let is_full = state.source.is_none() || state.window.vacant(bulks.outstanding()) == 0;
@@ -503,7 +515,7 @@ impl Mapped {
                     match state.flights.wait(py, self.deadline, may_widen)? {
                         Waited::Settled(flight) => flight,
                         Waited::Outrun => {
-                            state.window.widen();
+                            state.window.widen(2);
                             continue;
                         }
                         Waited::TooLong => return Err(error::gave_up_waiting(py)),
@@ -632,7 +644,7 @@ impl Mapped {
             if let Some(progress) = &progress {
                 bulks.set_progress(Arc::clone(&progress.counts));
             }
-            window.widest = window.widest.max(WIDEST_OF_BULKS);
+            window.fit_for_bulks();
         }
         let state = State {
             bulks: bulks.map(Box::new),

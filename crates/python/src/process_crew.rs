@@ -70,11 +70,13 @@ const SLATE: usize = 4096;
 const AHEAD: Duration = Duration::from_millis(1);
 const MOST_AHEAD: u32 = 256;
 /// How long a worker shall be busy with one batch of items: long enough for the way there and back not to count.
-const BATCH: Duration = Duration::from_millis(1);
+const BATCH: Duration = Duration::from_millis(4);
+/// The last batches of a bulk are shorter, so that workers end at the same time, but no shorter than this.
+const SHORT_BATCH: Duration = Duration::from_millis(1);
 /// How many batches a worker has at once: one to work on, and one to go on with.
 const BATCHES: usize = 2;
 /// A batch that takes longer has items that are not like the others: an idle worker gets those that are not begun.
-pub(crate) const STUCK: Duration = Duration::from_millis(2);
+pub(crate) const STUCK: Duration = Duration::from_millis(8);
 /// Work put ahead of a busy worker is taken back for an idle one if it would take longer than this.
 const WORTH_TAKING: Duration = Duration::from_micros(200);
 /// How long a worker's event loop may be blocked after it was told to cancel something.
@@ -359,8 +361,8 @@ impl Worker {
     }
 
     /// How many items of a bulk it shall do in one go; 0 if it has enough to do.
-    fn batch_len(&self) -> usize {
-        if self.flights.len() < BATCHES { bulk::batch_len(self.mean, BATCH) } else { 0 }
+    fn batch_len(&self, span: Duration) -> usize {
+        if self.flights.len() < BATCHES { bulk::batch_len(self.mean, span) } else { 0 }
     }
 
     /// Takes note of an answer: how long a call took, and that the ring has room.
@@ -642,9 +644,10 @@ impl ProcessCrew {
                         self.push_call(index, task, age, now, queue, &mut dispatched);
                         continue;
                     };
-                    let most = self.workers[index].batch_len();
+                    let worker = &self.workers[index];
+                    let (least, most) = (worker.batch_len(SHORT_BATCH), worker.batch_len(BATCH));
                     if most > 0
-                        && let Some(items) = bulk.carve(most, self.max)
+                        && let Some(items) = bulk.carve(least, most, self.max)
                     {
                         let freight = Freight::Batch(Batch::new(&bulk, items));
                         self.push(index, freight, age, now, &mut queue, &mut dispatched);
