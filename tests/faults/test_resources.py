@@ -147,6 +147,29 @@ def more_than(before):
     return {what: f"{now[what]} instead of {before[what]}" for what in now if now[what] > before[what]}
 
 
+def open_things():
+    found = set()
+    for pid in (os.getpid(), os.getppid()):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.add(descriptor.readlink())
+    return found
+
+
+def test_neither_zygote_nor_worker_keeps_a_descriptor_that_it_could_inherit():
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    try:
+        # A zygote of its own, started while the pipe is there.
+        with mh.ProcessExecutor(1, preload=("colorsys",)) as pool:
+            theirs = pool.submit(open_things).result(timeout=20)
+        assert Path(f"/proc/self/fd/{writer}").readlink() not in theirs
+        assert theirs
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 @pytest.mark.parametrize("how", ["closed", "forgotten", "unused", "killed"])
 def test_executors_leave_nothing_behind(how):
     def make_and_end():

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
-import signal
+import select
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from manyhands.executors._packets import receive, send
 
@@ -32,12 +30,13 @@ OnEnd: TypeAlias = Callable[[int, int], object]
 """Called with the exit code and the peak memory, in bytes."""
 
 
-class Ended(NamedTuple):
+class Ended:
     """How a worker ended: its exit code (negative for a signal) and the most memory it held, in bytes."""
 
-    pid: int
-    exitcode: int
-    peak_memory: int
+    __slots__ = ("exitcode", "peak_memory", "pid")
+
+    def __init__(self, pid: int, exitcode: int, peak_memory: int) -> None:
+        self.pid, self.exitcode, self.peak_memory = pid, exitcode, peak_memory
 
 
 class ZygoteGone(RuntimeError):
@@ -73,15 +72,7 @@ class Zygote:
             f"serve({theirs.fileno()}, {os.getpid()}, {preload!r})"
         )
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, *_interpreter_flags(), "-c", command],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, **environment},
-                # Python 3.13 cannot load extension modules in one that is gone.
-                cwd=directory(),
-            )
+            self._pid = _spawn(command, theirs.fileno(), {**os.environ, **environment})
         self._listen_to(ours)
 
     def _listen_to(self, sock: socket.socket) -> None:
@@ -179,12 +170,13 @@ class Zygote:
             self._changed.notify_all()
 
     def _wait_for_end(self) -> None:
-        self._process.wait()
+        # A program that ignores SIGCHLD, or waits for just any child, has done so for us.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
 
     def close_after_fork(self) -> None:
         """Let go of descriptors, in a forked child: the process is nobody's child here."""
         self._close_ends()
-        self._process.returncode = 0
 
     def _close_ends(self) -> None:
         self._socket.close()
@@ -201,15 +193,19 @@ class Zygote:
             known.on_end(ended.exitcode, ended.peak_memory)
 
 
-class _Known(NamedTuple):
+class _Known:
     """A worker that runs: whom to tell of its end, and the descriptor of its process."""
 
-    on_end: OnEnd
-    pidfd: int
+    __slots__ = ("on_end", "pidfd")
+
+    def __init__(self, on_end: OnEnd, pidfd: int) -> None:
+        self.on_end, self.pidfd = on_end, pidfd
 
 
 def _kill_now(pidfd: int) -> int:
     """See to it that a worker without a zygote has ended: until then its tasks are not anybody else's."""
+    import signal  # costs what `enum` does
+
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     wait_for(pidfd)
@@ -218,13 +214,46 @@ def _kill_now(pidfd: int) -> int:
 
 def wait_for(pidfd: int) -> None:
     """Wait until a process has ended, and close its descriptor."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pidfd, selectors.EVENT_READ)
-        selector.select()
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
     os.close(pidfd)
 
 
+def _spawn(command: str, end: int, environment: Mapping[str, str]) -> int:
+    """Start an interpreter that runs `command`, in a session of its own; of our descriptors it keeps `end`.
+
+    Not by `subprocess`, which takes longer to import than the process to be started. What else it inherits
+    that anybody has made inheritable, it closes itself: see `_zygote_process`.
+    """
+    if directory() == "/":
+        # It may be one that is gone, in which Python 3.13 cannot load extension modules.
+        command = f"import os; os.chdir('/'); {command}"
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, *_interpreter_flags(), "-c", command],
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            # Onto itself: that lets the new process have it.
+            (os.POSIX_SPAWN_DUP2, end, end),
+        ],
+        setsid=True,
+    )
+
+
 def _interpreter_flags() -> list[str]:
+    """The options of this interpreter, to be given to another."""
+    flags = sys.flags
+    has_others = (
+        *(flags.debug, flags.optimize, flags.no_site, flags.verbose, flags.bytes_warning, flags.quiet),
+        *(flags.isolated, flags.ignore_environment, flags.no_user_site, getattr(flags, "safe_path", False)),
+        *(sys.warnoptions, sys._xoptions),
+    )
+    if not any(has_others):
+        return ["-B"] if flags.dont_write_bytecode else []
+    import subprocess
+
     return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined, no-any-return]
 
 

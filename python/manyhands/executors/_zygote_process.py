@@ -34,10 +34,20 @@ def serve(fd: int, parent: int, preload: tuple[str, ...]) -> None:
     """Be the zygote until the other end of the socket is closed, or the process `parent` has ended."""
     # The thread that started this process may have blocked signals, which would be inherited.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    _close_inherited(keep=fd)
     _core.become_subreaper()
     _load(preload)
     with contextlib.closing(_Server(socket.socket(fileno=fd), parent)) as server:
         server.run()
+
+
+def _close_inherited(keep: int) -> None:
+    """Close what the parent's other descriptors have left here: this process may outlast their use."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        # What this interpreter has opened itself is not inheritable (PEP 446).
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and int(name) != keep and os.get_inheritable(int(name)):
+                os.close(int(name))
 
 
 def _be_branch(fd: int, base: int, module: str, surroundings: dict[str, Any]) -> None:
