@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from contextvars import ContextVar
+
+TYPE_CHECKING = False  # without the import: `typing` is a large module
+if TYPE_CHECKING:
+    import random
 
 __all__ = ["item_random", "item_seed"]
 
@@ -53,6 +56,8 @@ def item_random() -> random.Random:
     known = _stream.get(None)
     if known is not None and known[0] == seed:
         return known[1]
-    stream = random.Random(seed)
+    from random import Random
+
+    stream = Random(seed)
     _stream.set((seed, stream))
     return stream

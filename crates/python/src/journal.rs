@@ -31,6 +31,12 @@ create_exception!(
     "A journal that cannot be used: message and hint."
 );
 
+/// A short name for bytes that no others have: 128 bits of their BLAKE3 hash, in hexadecimal.
+#[pyfunction]
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex()[..32].to_owned()
+}
+
 /// The books of one run; see `manyhands.cli.run` for how they are kept. Safe to use from several threads.
 #[pyclass(name = "Ledger", module = "manyhands._core", frozen)]
 pub(crate) struct PyLedger {

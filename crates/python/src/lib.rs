@@ -64,7 +64,7 @@ mod _core {
     #[pymodule_export]
     use crate::gather::{gather, race};
     #[pymodule_export]
-    use crate::journal::{JournalError, PyLedger};
+    use crate::journal::{JournalError, PyLedger, digest};
     #[pymodule_export]
     use crate::loop_crew::{Loop, Runner};
     #[pymodule_export]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    # What is imported stays: to look for cycles in it takes time that every run would wait for.
+    gc.disable()
     if _is_for_processes(sys.argv[1:]):
         # It takes as long to start as the rest of this command to be imported.
         from manyhands.executors._zygote import zygote
@@ -20,8 +22,10 @@ def main() -> None:
         zygote(())
     from manyhands.cli.program import run
 
+    gc.freeze()
+    gc.enable()
     code = run()
-    # What is left goes with the process: to look for cycles in it takes longer than all else at the exit.
+    # What is left goes with the process.
     gc.freeze()
     sys.exit(code)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from manyhands._core import is_coroutine_function
+from manyhands._core import digest, is_coroutine_function
 from manyhands.cli.problem import Problem
 from manyhands.cli.report import user_traceback
 
@@ -184,10 +183,8 @@ def fingerprint(function: Callable[..., Any]) -> str:
     it sees the source of the class; of a `functools.partial`, also the text of its arguments. It does not see
     what the function calls, the values it reads, or anything else outside its own lines.
     """
-    hasher = hashlib.blake2b(digest_size=16)
-    for part in _parts(function):
-        hasher.update(f"{len(part)}:{part}".encode(errors="surrogatepass"))
-    return hasher.hexdigest()
+    parts = "".join(f"{len(part)}:{part}" for part in _parts(function))
+    return digest(parts.encode(errors="surrogatepass"))
 
 
 def _parts(function: Any) -> list[str]:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import traceback
 
 _OUR_FOLDER = str(Path(__file__).resolve().parent.parent)
 
 
 def message(error: BaseException) -> str:
     """The text of `error`, even if it cannot say it itself."""
-    return str(traceback.TracebackException(type(error), error, None))
+    from traceback import TracebackException  # only runs with failures wait for it
+
+    return str(TracebackException(type(error), error, None))
 
 
 def user_traceback(error: BaseException) -> str:
     """The traceback of `error` without the frames of manyhands and of the import machinery."""
-    report = traceback.TracebackException.from_exception(error)
+    from traceback import StackSummary, TracebackException
+
+    report = TracebackException.from_exception(error)
     seen: set[int] = set()
-    queue: list[traceback.TracebackException | None] = [report]
+    queue: list[TracebackException | None] = [report]
     while queue:
         part = queue.pop()
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if _is_users(frame)])
+        part.stack = StackSummary.from_list([frame for frame in part.stack if _is_users(frame)])
         queue += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
     return "".join(report.format())
 

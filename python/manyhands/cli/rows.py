@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import gzip
 import io
 import json
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -71,10 +68,6 @@ def read_rows(path: str, form: str) -> Iterator[tuple[int, Row]]:
     try:
         with _opened(path) as stream:
             yield from _READERS[form](_blocks(stream, name), name)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise Problem(
-            f"could not read {name}: its compressed data is damaged or cut short ({error})"
-        ) from None
     except OSError as error:
         raise system_problem("read", path, error) from None
 
@@ -103,11 +96,25 @@ def _opened(path: str) -> Iterator[_ByteStream]:
     if path == "-":
         yield cast(io.BufferedReader, sys.stdin.buffer)
     elif path.endswith(".gz"):
-        with gzip.open(path) as compressed:
-            yield compressed
+        with _decompressed(path) as stream:
+            yield stream
     else:
         with Path(path).open("rb") as stream:
             yield stream
+
+
+@contextlib.contextmanager
+def _decompressed(path: str) -> Iterator[_ByteStream]:
+    import gzip  # not at the start, as with `csv`: few runs need it, and all would wait for it
+    import zlib
+
+    try:
+        with gzip.open(path) as stream:
+            yield stream
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Problem(
+            f"could not read `{path}`: its compressed data is damaged or cut short ({error})"
+        ) from None
 
 
 # Some lines without their ends, and the number of the first.
@@ -202,6 +209,8 @@ def _malformed(place: int, name: str, text: str, error: Exception) -> Problem:
 
 def _csv_rows(delimiter: str) -> Callable[[Iterator[Block], str], Iterator[tuple[int, Row]]]:
     def read(blocks: Iterator[Block], name: str) -> Iterator[tuple[int, Row]]:
+        import csv
+
         csv.field_size_limit(LONGEST_LINE_BYTES)
         reader = csv.reader(
             (f"{line}\n" for _, lines in blocks for line in lines), delimiter=delimiter, strict=True

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import manyhands as mh
 from manyhands import _core
@@ -26,9 +26,11 @@ from manyhands.cli.function import ArgumentsCheck
 from manyhands.cli.problem import Problem, system_problem
 from manyhands.cli.report import Summary
 from manyhands.cli.rows import Row, count_rows, read_rows
-from manyhands.cli.table import Table
 from manyhands.cli.units import FailureBudget
 from manyhands.randomness import _seed as item_seed
+
+if TYPE_CHECKING:
+    from manyhands.cli.table import Table
 
 INTERRUPTED = 130
 
@@ -137,6 +139,8 @@ class Run:
         self.problem: Problem | None = None
         self._table: Table | None = None
         if job.output_format != "jsonl":
+            from manyhands.cli.table import Table
+
             self._table = Table(job.output_format, with_errors=job.on_error == "record")
         self._failures: IO[str] | None = None
         self._failed_now = 0
