@@ -9,11 +9,14 @@ import traceback
 import warnings
 from concurrent.futures import Future
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 from manyhands.errors import DeadlockError, LockOrderWarning, LockWait
 
-__all__ = ["deadlock", "here", "stack", "starved", "warn_of_order"]
+__all__ = ["deadlock", "here", "name_here", "stack", "starved", "warn_of_order"]
+
+_Someone: TypeAlias = "int | str | asyncio.Task[Any] | None"
+"""A thread's identity, a task, or a name."""
 
 
 def here() -> str:
@@ -27,21 +30,19 @@ def stack() -> str:
     return _formatted(_caller())
 
 
-def deadlock(cycle: list[tuple[int | asyncio.Task[Any] | None, str | None]]) -> DeadlockError:
+def deadlock(
+    cycle: list[tuple[_Someone, str, _Someone]],
+) -> DeadlockError:
     """Return the error about those who wait for each other.
 
     Args:
-        cycle: Who waits, a thread's identity or a task, and where the lock was made that he waits for and the
-            next one has; the last one's, the first. The first one is the caller.
+        cycle: Who waits, for what, and who has that, by his name at least. The first one is the caller.
     """
-    names = [_name(who) for who, _ in cycle]
-    holders = [*names[1:], names[0]]
-    return DeadlockError(
-        tuple(
-            LockWait(name, _made(site), holder, _stack_of(who))
-            for name, holder, (who, site) in zip(names, holders, cycle, strict=True)
-        )
-    )
+    waits = (LockWait(_name(who), what, _name(holder), _stack_of(who)) for who, what, holder in cycle)
+    error = DeadlockError(tuple(waits))
+    if any("(which has ended)" in (wait.holder or "") for wait in error.cycle):
+        error.hint = "take locks by `with`, which lets go of them however the block ends"
+    return error
 
 
 def starved(waits: list[tuple[int, Future[Any]]]) -> DeadlockError:
@@ -59,31 +60,29 @@ def starved(waits: list[tuple[int, Future[Any]]]) -> DeadlockError:
     return error
 
 
-def warn_of_order(held: str | None, taken: str | None, now: str, before: list[str]) -> None:
-    """Warn that two locks are taken in both orders."""
-    seen = "".join(f"\nearlier, the other way round:\n{stack}" for stack in before)
-    text = (
-        f"two locks are taken in both orders, a deadlock to come: {_made(taken)} while {_made(held)} is held"
-        f"\nnow:\n{now}{seen}"
-    )
+def warn_of_order(text: str) -> None:
+    """Warn of a deadlock that has only not happened yet."""
     warnings.warn(LockOrderWarning(text), stacklevel=2)
 
 
-def _made(site: str | None) -> str:
-    return f"the lock made at {site}" if site else "a lock made before the detection"
+def name_here() -> str:
+    """Return the name of the running thread."""
+    return _name(threading.get_ident())
 
 
-def _name(who: int | asyncio.Task[Any] | None) -> str:
+def _name(who: _Someone) -> str:
+    if isinstance(who, str):
+        return who
     if isinstance(who, int):
         known = (thread.name for thread in threading.enumerate() if thread.ident == who)
         return f"thread {next(known, who)}"
     return f"task {who.get_name()}" if who is not None else "somebody"
 
 
-def _stack_of(who: int | asyncio.Task[Any] | None) -> str:
+def _stack_of(who: _Someone) -> str:
     if isinstance(who, int):
         return _formatted(_caller() if who == threading.get_ident() else sys._current_frames().get(who))
-    if who is None:
+    if who is None or isinstance(who, str):
         return ""
     if who.get_loop().is_running() and who is _current_task():
         return _formatted(_caller())

@@ -52,7 +52,9 @@ class Future(_core.Future[T], concurrent.futures.Future[T]):
         if not self.done():
             loop = asyncio.get_running_loop()
             woken = loop.create_future()
-            if self._enrol_loop(loop, woken):
+            # What it returns says, as long as it lives, that this task waits.
+            enrolled = self._enrol_loop(loop, woken)
+            if enrolled:
                 try:
                     yield from woken.__await__()
                 except asyncio.CancelledError:

@@ -162,18 +162,30 @@ class Once(_core.Once[_T]):
 
 
 def detect_deadlocks(on: bool = True) -> None:
-    """Have deadlocks of `Lock` and `RLock` raised where they arise, and those warned of that were only lucky.
+    """Have deadlocks raised where they arise, and those warned of that were only lucky.
 
-    Whoever would wait, without a timeout, for a lock whose holder waits for him, directly or through others,
-    gets a `DeadlockError` instead, threads and tasks alike. Whoever takes two locks in an order that
-    contradicts an earlier one, of whatever thread, gets a `LockOrderWarning`, once for each pair; locks that
-    the same line made are taken for one there. Neither sees semaphores, events, and locks that were taken
-    before it was switched on. And a task on threads that waits for the result of another one of its executor,
-    whose workers all do so, gets a `DeadlockError` as well: nobody is left to bring one.
+    Whoever would wait for ever gets a `DeadlockError` instead, threads and tasks alike, with the stacks of
+    all who are stuck with him. That is whoever waits without a timeout for
 
-    Off, this costs nothing; on, taking a free lock takes some times as long: it is for tests, and for looking
-    into a program that hangs. A lock that one thread takes twice so that another one releases it is taken for
-    a deadlock: that is what an `Event` or a `Semaphore` is for.
+    - a `Lock`, an `RLock`, or a side of an `RWLock`, whose holder waits for him, directly or through others;
+      or has ended with the lock in hand;
+    - the lock of a `Condition`, whose holder waits for a lock that somebody has who waits for the condition;
+    - a `BoundedSemaphore`, all of whose permits are in ``with`` blocks of threads that wait for him;
+    - the result of a task that waits for him, of a task of his own event loop while he blocks that, or of any
+      task of his own executor on threads, whose workers all do the same.
+
+    Whoever takes two locks in an order that contradicts an earlier one, of whatever thread, gets a
+    `LockOrderWarning`, once for each pair; locks that the same line made are taken for one there. So does
+    whoever waits for a condition with a lock in hand that another one had who notified it, or the other way
+    round. Those who wait with a timeout count for nobody as stuck: they go on by themselves.
+
+    Not seen: who could set an event, release a `Semaphore`, fill a queue or come to a barrier, for that might
+    be anybody; permits that tasks have; and what was taken before it was switched on.
+
+    Off, this costs nothing; on, taking a free lock takes some times as long, and a thread that waits looks
+    around ten times a second: it is for tests, and for looking into a program that hangs. A lock that one
+    thread takes so that another one releases it may be taken for a deadlock: that is what an `Event` or a
+    `Semaphore` is for.
 
     Args:
         on: Whether to watch; switching it off forgets what was seen.

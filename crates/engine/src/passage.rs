@@ -91,6 +91,11 @@ impl<W> Passage<W> {
         self.line.iter().map(|(_, waiter)| waiter)
     }
 
+    /// Those who wait to write, in order.
+    pub fn writers(&self) -> impl Iterator<Item = &W> {
+        self.line.iter().filter(|(mode, _)| *mode == Mode::Write).map(|(_, waiter)| waiter)
+    }
+
     /// Takes out those who are gone without having left.
     pub fn dismiss(&mut self, is_gone: impl Fn(&W) -> bool) -> Vec<(Mode, W)> {
         self.line.dismiss(|(_, waiter)| is_gone(waiter))

@@ -18,7 +18,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyList, PyType};
+use pyo3::types::{PyBool, PyList, PyType};
 
 use crate::call::Work;
 use crate::detail::Detail;
@@ -26,7 +26,7 @@ use crate::enter;
 use crate::error;
 use crate::parcel::Reply;
 use crate::pool::Pool;
-use crate::sync::watches_locks;
+use crate::sync::{ResultWait, wait_for_result, watches_locks};
 use crate::thread_crew::InnerWait;
 use crate::waiter::{LoopWaiter, Waiter, Wakes, call_back};
 
@@ -368,6 +368,17 @@ impl Future {
         }
     }
 
+    /// The asyncio task that runs the task, and its event loop.
+    pub(crate) fn coroutine(&self, py: Python<'_>) -> Option<(Py<PyAny>, Py<PyAny>)> {
+        let mut found = None;
+        self.cell.for_each_waiter(|waiter| {
+            if let Waiter::Coroutine(running) = waiter {
+                found = Some((running.future.clone_ref(py), running.event_loop.clone_ref(py)));
+            }
+        });
+        found
+    }
+
     /// Waits until the task is settled; `false` if `deadline` came before.
     pub(crate) fn wait_until(slf: &Bound<'_, Self>, deadline: Option<Tick>) -> PyResult<bool> {
         Self::wait_for_any(slf.py(), &[slf], deadline)
@@ -410,7 +421,10 @@ impl Future {
                 break;
             }
         }
-        let waited = enter::wait_until(py, &parker, deadline, is_over);
+        let waited = match futures {
+            [future] if deadline.is_none() && watches_locks() => wait_for_result(future, &parker, is_over),
+            _ => enter::wait_until(py, &parker, deadline, is_over),
+        };
         for future in futures {
             future
                 .get()
@@ -575,9 +589,16 @@ impl Future {
             .map_err(|state| error::invalid_state(slf.as_any(), state))
     }
 
-    /// Have `future` of `event_loop` woken when the task is settled; False if it is settled already.
-    fn _enrol_loop(&self, event_loop: Py<PyAny>, future: Py<PyAny>) -> bool {
-        self.subscribe(Waiter::Loop(LoopWaiter { event_loop, future })).is_ok()
+    /// Have `future` of `event_loop` woken when the task is settled; False if it is settled already. The running task is
+    /// taken to await that as long as the answer lives.
+    fn _enrol_loop(slf: &Bound<'_, Self>, event_loop: Py<PyAny>, future: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let wait = ResultWait::of_task(slf)?;
+        let is_to_come = slf.get().subscribe(Waiter::Loop(LoopWaiter { event_loop, future })).is_ok();
+        match wait.filter(|_| is_to_come) {
+            Some(wait) => Ok(Py::new(py, wait)?.into_any()),
+            None => Ok(PyBool::new(py, is_to_come).to_owned().into_any().unbind()),
+        }
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

@@ -11,7 +11,7 @@
 //! asyncio task cancelled.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::native::{self, Sent};
 use crate::pool::{Crew, Pool, Wake};
+use crate::sync::this_thread;
 use crate::timers::{self, Alarm, Watched};
 use crate::waiter::{LoopWaiter, Waiter, Wakes};
 
@@ -78,6 +79,20 @@ impl LoopCrew {
         self.live
     }
 
+    /// The number of the thread of that loop.
+    pub(crate) fn thread_of(&self, event_loop: &Py<PyAny>) -> Option<u64> {
+        let runs_it = |hand: &&Arc<LoopHand>| {
+            hand.attached().as_ref().is_some_and(|attached| attached.event_loop.is(event_loop))
+        };
+        self.hands.iter().find(runs_it).map(|hand| hand.thread.load(Ordering::Relaxed))
+    }
+
+    /// The numbers of the threads of all loops that there will ever be; none as long as there may be more.
+    pub(crate) fn all_threads(&self) -> Vec<u64> {
+        let all = if self.hands.len() == self.max { self.hands.as_slice() } else { &[] };
+        all.iter().map(|hand| hand.thread.load(Ordering::Relaxed)).collect()
+    }
+
     fn dismiss(&mut self, hand: &Arc<LoopHand>) {
         self.live -= 1;
         self.hands.retain(|other| !Arc::ptr_eq(other, hand));
@@ -101,6 +116,8 @@ pub(crate) struct LoopHand {
     draining: AtomicBool,
     next_task: AtomicUsize,
     attached: Mutex<Option<Attached>>,
+    /// The number of its thread.
+    thread: AtomicU64,
     /// Opened when the loop has left the pool.
     over: Latch,
 }
@@ -305,6 +322,7 @@ impl Loop {
     fn attach(slf: &Bound<'_, Self>, name: String, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         let this = slf.get();
         let _ = this.name.set(name);
+        this.hand.thread.store(this_thread(), Ordering::Relaxed);
         let drain = slf.getattr("drain")?;
         *this.hand.attached() = Some(Attached {
             event_loop: event_loop.clone().unbind(),

@@ -34,6 +34,7 @@ use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::native;
 use crate::pool::{Crew, Pool, Wake};
+use crate::sync::this_thread;
 use crate::timers::{self, Alarm, Watched};
 use crate::waiter::Wakes;
 
@@ -77,6 +78,11 @@ impl ThreadCrew {
         })
     }
 
+    /// The number of the thread that runs `future` now.
+    pub(crate) fn thread_of(&self, future: &Bound<'_, Future>) -> Option<u64> {
+        self.runner_of(future).map(|(hand, _)| hand.run().number)
+    }
+
     /// The hand that runs a task in the calling thread.
     fn hand_here(&self, py: Python<'_>) -> Option<&Arc<ThreadHand>> {
         let ident = native::thread_ident(py);
@@ -111,6 +117,8 @@ struct Run {
     task: Option<usize>,
     abandoned: bool,
     ident: c_ulong,
+    /// The thread, as those who wait know it.
+    number: u64,
     /// The future of its own pool that its task waits for, if deadlocks are looked for.
     waits_for: Option<Py<Future>>,
 }
@@ -390,7 +398,10 @@ impl Thread {
         initargs: Option<Bound<'_, PyTuple>>,
     ) {
         let _ = self.name.set(name);
-        self.hand.run().ident = native::thread_ident(py);
+        {
+            let mut run = self.hand.run();
+            (run.ident, run.number) = (native::thread_ident(py), this_thread());
+        }
         if let Crew::Threads(crew) = &mut self.pool.shared().crew {
             crew.hands.push(Arc::clone(&self.hand));
         }

@@ -14,6 +14,8 @@ use pyo3::prelude::*;
 
 use super::awaiting::{Awaiting, Done, Operation, boolean};
 use super::crowd::Crowd;
+use super::detection::conditions::{self, Deed};
+use super::detection::{self, Watched};
 use super::monitor::{Kept, Monitor};
 use super::patience::Patience;
 use super::waiting::{Entered, Waitable, Waiter, block};
@@ -47,6 +49,7 @@ use super::waiting::{Entered, Waitable, Waiter, block};
 pub(crate) struct Condition {
     monitor: Monitor,
     crowd: Crowd<()>,
+    watched: Watched,
 }
 
 impl Condition {
@@ -57,6 +60,15 @@ impl Condition {
             return Ok(());
         }
         Err(PyRuntimeError::new_err(format!("cannot {what} on un-acquired lock")))
+    }
+
+    /// Looks which locks the caller has in hand.
+    #[inline]
+    fn look(&self, py: Python<'_>, deed: Deed) -> PyResult<()> {
+        if detection::is_on() {
+            conditions::look(py, &self.watched, self.monitor.watched(), deed)?;
+        }
+        Ok(())
     }
 
     fn join(&self, waiter: Waiter) -> Ticket {
@@ -89,6 +101,9 @@ impl Condition {
     /// Lets go of the lock, waits to be notified, and takes the lock again.
     fn wait_once(&self, py: Python<'_>, patience: &Patience) -> PyResult<bool> {
         self.require_lock(py, "wait")?;
+        if matches!(patience, Patience::Endless) {
+            self.look(py, Deed::Wait)?;
+        }
         let notice = Notice { condition: self, kept: Cell::new(None) };
         // An empty wait still lets others have the lock.
         let waited = block(py, &notice, patience.limit());
@@ -120,6 +135,7 @@ impl Waitable for Notice<'_> {
         match self.condition.monitor.save(py) {
             Ok(kept) => {
                 self.kept.set(Some(kept));
+                self.condition.monitor.tell_of_wait(py);
                 Ok(Entered::Waits(ticket))
             }
             Err(error) => {
@@ -196,7 +212,7 @@ impl AwaitNotice {
         is_notified: bool,
     ) -> PyResult<Option<Ticket>> {
         let monitor = &self.condition.get().monitor;
-        match monitor.mutual(py)?.enter(py, waiter)? {
+        match monitor.mutual(py)?.enter(py, waiter.stubborn())? {
             Entered::Through(()) => {
                 monitor.restored(&kept);
                 Ok(None)
@@ -317,7 +333,7 @@ impl Condition {
             Some(lock) => Monitor::of(lock),
             None => Monitor::Reentrant(Py::new(py, super::RLock::new())?),
         };
-        Ok(Self { monitor, crowd: Crowd::new(()) })
+        Ok(Self { monitor, crowd: Crowd::new(()), watched: Watched::new("condition") })
     }
 
     /// Take the lock, as its own `acquire` does.
@@ -404,6 +420,7 @@ impl Condition {
     #[pyo3(signature = (n=1))]
     fn notify(&self, py: Python<'_>, n: isize) -> PyResult<()> {
         self.require_lock(py, "notify")?;
+        self.look(py, Deed::Notify)?;
         self.notify_some(py, usize::try_from(n).unwrap_or(0));
         Ok(())
     }
@@ -414,6 +431,7 @@ impl Condition {
     ///     RuntimeError: The caller has not got the lock.
     fn notify_all(&self, py: Python<'_>) -> PyResult<()> {
         self.require_lock(py, "notify")?;
+        self.look(py, Deed::Notify)?;
         let waiting = self.crowd.lock().line.len();
         self.notify_some(py, waiting);
         Ok(())

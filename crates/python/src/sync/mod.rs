@@ -27,6 +27,7 @@ pub(crate) use atomic::{AtomicFlag, AtomicInt};
 pub(crate) use awaiting::Awaiting;
 pub(crate) use barrier::Barrier;
 pub(crate) use condition::Condition;
+pub(crate) use detection::results::{ResultWait, wait as wait_for_result};
 pub(crate) use detection::{watch_locks, watches_locks};
 pub(crate) use event::Event;
 pub(crate) use latch::Latch;
@@ -37,7 +38,7 @@ pub(crate) use queue::{LifoQueue, PriorityQueue, Queue};
 pub(crate) use rlock::RLock;
 pub(crate) use rwlock::{RWLock, RWLockSide};
 pub(crate) use semaphore::{BoundedSemaphore, Semaphore};
-pub(crate) use who::after_fork_in_child;
+pub(crate) use who::{after_fork_in_child, this_thread};
 
 /// A primitive as it is shown: `<sync.Event at 0x7f…: set>`, with the last part of its module's name.
 fn describe(slf: &Bound<'_, PyAny>, state: &str) -> PyResult<String> {

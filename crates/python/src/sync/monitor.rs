@@ -1,14 +1,17 @@
 //! The lock of a condition: one of ours, or anything with `acquire` and `release`.
 
+use manyhands_engine::deadlock::waits::Manner;
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::detection::{self, Watched};
 use super::lock::Lock;
 use super::mutual::Mutual;
 use super::patience::Patience;
 use super::rlock::{RLock, Saved};
 use super::waiting::block_stubbornly;
+use super::who;
 
 /// A lock that is let go while one waits.
 pub(crate) enum Monitor {
@@ -89,6 +92,23 @@ impl Monitor {
                 lock.call_method0(py, pyo3::intern!(py, "release"))?;
                 Ok(Kept::Foreign(None))
             }
+        }
+    }
+
+    /// The calling thread waits for the condition, and needs this to go on: so it waits for whoever has it.
+    #[inline]
+    pub(crate) fn tell_of_wait(&self, py: Python<'_>) {
+        if let Some(watched) = self.watched().filter(|_| detection::is_on()) {
+            // Who is stubborn is told of nothing.
+            let _ = watched.waits(py, who::this_thread(), Manner::Stubborn);
+        }
+    }
+
+    pub(crate) fn watched(&self) -> Option<&Watched> {
+        match self {
+            Self::Plain(lock) => Some(lock.get().mutual().watched()),
+            Self::Reentrant(lock) => Some(lock.get().reentrant().mutual().watched()),
+            Self::Foreign(_) => None,
         }
     }
 

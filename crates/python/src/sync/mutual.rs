@@ -24,7 +24,7 @@ pub(crate) struct Mutual {
 impl Mutual {
     pub(crate) fn new() -> Self {
         let (holder, generation) = (AtomicU64::new(NOBODY), Generation::new());
-        Self { permit: Permits::new(1, 1), holder, generation, watched: Watched::new() }
+        Self { permit: Permits::new(1, 1), holder, generation, watched: Watched::new("lock") }
     }
 
     #[inline]
@@ -50,6 +50,10 @@ impl Mutual {
         if detection::is_on() { self.watched.taken(py, taker(), is_bound) } else { Ok(()) }
     }
 
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
     /// Gives it back; `false` if nobody has it.
     #[inline]
     pub(crate) fn give(&self, py: Python<'_>) -> bool {
@@ -68,7 +72,7 @@ impl Mutual {
         let hand = |waiter: &Waiter| {
             self.holder.store(waiter.thread_number(), Ordering::Relaxed);
             if detection::is_on() {
-                self.watched.handed(waiter.who());
+                self.watched.handed(waiter);
             }
         };
         match self.permit.give(1, hand) {
@@ -139,20 +143,20 @@ impl Waitable for Mutual {
 
     fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
         self.refuse_orphan()?;
-        let watched = detection::is_on().then(|| waiter.who());
-        if let Some(who) = watched {
-            self.watched.waits(py, who, waiter.is_limited())?;
+        let watched = detection::is_on().then(|| waiter.clone());
+        if let Some(waiter) = &watched {
+            self.watched.waits(py, waiter.who(), waiter.manner())?;
         }
         let Some(ticket) = take_or_join(py, self, &self.permit, waiter) else {
             self.holder.store(who::this_thread(), Ordering::Relaxed);
-            if let Some(who) = watched {
-                Watched::stops(who);
-                self.watched.handed(who);
+            if let Some(waiter) = watched {
+                Watched::stops(waiter.who());
+                self.watched.handed(&waiter);
             }
             return Ok(Entered::Through(()));
         };
-        if let Some(who) = watched {
-            self.watched.joins(ticket, who);
+        if let Some(waiter) = watched {
+            self.watched.joins(ticket, waiter.who());
         }
         Ok(Entered::Waits(ticket))
     }

@@ -10,6 +10,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::awaiting::{Awaiting, Done, Operation, boolean};
+use super::detection::{self, Watched};
 use super::patience::Patience;
 use super::waiting::{Entered, Waitable, Waiter, block};
 use super::who::{self, Generation, NOBODY};
@@ -38,6 +39,7 @@ type Named = (Waiter, u64);
 struct Inner {
     passage: Passage<Named>,
     present: Present,
+    watched: Watched,
 }
 
 /// A lock for many who read at the same time, or one who writes; for threads and asyncio tasks alike.
@@ -90,7 +92,14 @@ impl RWLock {
 }
 
 impl Inner {
-    fn note(&mut self, mode: Mode, who: u64) {
+    /// Takes note that somebody, of that thread, is there.
+    fn note(&mut self, mode: Mode, who: u64, thread: u64) {
+        if detection::is_on() {
+            match mode {
+                Mode::Write => self.watched.owned(who, thread),
+                Mode::Read => self.watched.shared(who, thread),
+            }
+        }
         match mode {
             Mode::Write => self.present.writer = who,
             Mode::Read => match self.present.reader(who) {
@@ -104,11 +113,17 @@ impl Inner {
     fn forget(&mut self, mode: Mode, who: u64) {
         if mode == Mode::Write {
             self.present.writer = NOBODY;
+            if detection::is_on() {
+                self.watched.given();
+            }
             return;
         }
         let position = self.present.reader(who).unwrap_or(0);
         let readers = &mut self.present.readers;
-        if let Some((_, times)) = readers.get_mut(position) {
+        if let Some((reader, times)) = readers.get_mut(position) {
+            if detection::is_on() {
+                self.watched.unshared(*reader);
+            }
             *times -= 1;
             if *times == 0 {
                 readers.swap_remove(position);
@@ -149,13 +164,44 @@ impl Side<'_> {
         let mut inner = self.lock.inner();
         let taken = inner.passage.try_enter(self.mode);
         if taken {
-            inner.note(self.mode, who);
+            inner.note(self.mode, who, who::this_thread());
         }
         taken
     }
 
+    /// Takes note that the caller, who has taken it, would have waited.
+    ///
+    /// # Errors
+    /// A warning about the order in which he takes locks. Then he is out again.
+    #[inline]
+    fn note_order(&self, py: Python<'_>, who: u64) -> PyResult<()> {
+        if !detection::is_on() {
+            return Ok(());
+        }
+        let order = self.lock.inner().watched.order(who);
+        order.check(py).inspect_err(|_| self.give_back(py, ()))
+    }
+
+    /// Takes note that somebody is about to wait.
+    ///
+    /// # Errors
+    /// `DeadlockError` if that would be for ever; a warning about the order in which he takes locks.
+    #[cold]
+    fn watch(&self, py: Python<'_>, waiter: &Waiter) -> PyResult<()> {
+        let wait = {
+            let inner = self.lock.inner();
+            let writers = inner.passage.writers().map(|(_, who)| *who);
+            let ahead = (self.mode == Mode::Read).then(|| writers.collect());
+            inner.watched.wait(waiter, ahead)
+        };
+        wait.begin(py)
+    }
+
     fn take(&self, py: Python<'_>, patience: &Patience) -> PyResult<bool> {
         if self.try_take(who::this_thread()) {
+            if !matches!(patience, Patience::None) {
+                self.note_order(py, who::this_thread())?;
+            }
             return Ok(true);
         }
         match patience {
@@ -201,6 +247,15 @@ impl Side<'_> {
         }
     }
 
+    /// Takes note that whoever waited with this ticket does not any more.
+    #[cold]
+    fn stops_waiting(&self, ticket: Ticket) {
+        let who = self.lock.inner().watched.left(ticket);
+        if let Some(who) = who {
+            detection::stops(who);
+        }
+    }
+
     fn is_taken(&self) -> bool {
         let inner = self.lock.inner();
         if self.mode == Mode::Read { inner.passage.readers() > 0 } else { inner.passage.is_written() }
@@ -208,8 +263,8 @@ impl Side<'_> {
 }
 
 fn note_all(inner: &mut Inner, served: &[(Mode, Named)]) {
-    for (mode, (_, who)) in served {
-        inner.note(*mode, *who);
+    for (mode, (waiter, who)) in served {
+        inner.note(*mode, *who, waiter.thread_number());
     }
 }
 
@@ -218,26 +273,44 @@ impl Waitable for Side<'_> {
 
     fn try_now(&self, py: Python<'_>) -> PyResult<Option<()>> {
         let who = who::this_task(py).unwrap_or_else(who::this_thread);
-        Ok(self.try_take(who).then_some(()))
+        let taken = self.try_take(who);
+        if taken {
+            self.note_order(py, who)?;
+        }
+        Ok(taken.then_some(()))
     }
 
     fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
         let thread = who::this_thread();
         let who = if waiter.is_task() { who::this_task(py).unwrap_or(thread) } else { thread };
+        if detection::is_on() {
+            self.watch(py, &waiter)?;
+        }
         let mut inner = self.lock.inner();
         if inner.passage.try_enter(self.mode) {
-            inner.note(self.mode, who);
+            inner.note(self.mode, who, thread);
+            drop(inner);
+            detection::stops(who);
             return Ok(Entered::Through(()));
         }
         if let Some(reason) = inner.refusal(self.mode, who) {
             drop(inner);
+            detection::stops(who);
             return Err(PyRuntimeError::new_err(format!("could not acquire lock: {reason}")));
         }
-        Ok(inner.passage.enter(self.mode, (waiter, who)).map_or(Entered::Through(()), Entered::Waits))
+        let ticket = inner.passage.enter(self.mode, (waiter, who));
+        if let Some(ticket) = ticket.filter(|_| detection::is_on()) {
+            inner.watched.joins(ticket, who);
+        }
+        Ok(ticket.map_or(Entered::Through(()), Entered::Waits))
     }
 
     fn poll(&self, _py: Python<'_>, ticket: Ticket) -> PyResult<Option<()>> {
-        Ok((!self.lock.inner().passage.waits(ticket)).then_some(()))
+        let is_there = !self.lock.inner().passage.waits(ticket);
+        if is_there && detection::is_on() {
+            self.stops_waiting(ticket);
+        }
+        Ok(is_there.then_some(()))
     }
 
     fn leave(&self, py: Python<'_>, ticket: Ticket) -> Option<()> {
@@ -249,6 +322,9 @@ impl Waitable for Side<'_> {
             }
             served
         };
+        if detection::is_on() {
+            self.stops_waiting(ticket);
+        }
         match served {
             None => Some(()),
             Some(served) => {
@@ -310,7 +386,8 @@ impl RWLock {
     #[new]
     #[pyo3(signature = ())]
     fn new() -> Self {
-        let inner = Inner { passage: Passage::default(), present: Present::default() };
+        let watched = Watched::new("lock for readers and writers");
+        let inner = Inner { passage: Passage::default(), present: Present::default(), watched };
         Self { inner: Mutex::new(inner), generation: Generation::new() }
     }
 

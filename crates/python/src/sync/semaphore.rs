@@ -7,14 +7,16 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::awaiting::{Awaiting, Done, awaiting, nothing, yes};
+use super::detection::{self, Watched};
 use super::patience::Patience;
 use super::waiting::{Entered, Waitable, Waiter, block, take_or_join, wake_all};
-use super::who::Generation;
+use super::who::{self, Generation};
 
 /// Permits that anybody takes and gives.
 pub(crate) struct Counted {
     permits: Permits<Waiter>,
     generation: Generation,
+    watched: Watched,
 }
 
 impl Counted {
@@ -23,7 +25,8 @@ impl Counted {
             return Err(PyValueError::new_err("semaphore initial value must be >= 0"));
         };
         let most = if is_bounded { value } else { Permits::<Waiter>::LIMIT };
-        Ok(Self { permits: Permits::new(value, most), generation: Generation::new() })
+        let watched = Watched::new("semaphore");
+        Ok(Self { permits: Permits::new(value, most), generation: Generation::new(), watched })
     }
 
     #[inline]
@@ -35,6 +38,28 @@ impl Counted {
             Patience::None => Ok(false),
             patience => Ok(block(py, self, patience.deadline())?.is_some()),
         }
+    }
+
+    /// Takes one for a block of code of the calling thread, which gives it back.
+    #[inline]
+    fn take_for_block(&self, py: Python<'_>) -> PyResult<bool> {
+        let taken = self.take(py, &Patience::Endless)?;
+        if detection::is_on() {
+            self.watched.permitted(py);
+        }
+        Ok(taken)
+    }
+
+    #[inline]
+    fn give_from_block(&self, py: Python<'_>) -> PyResult<()> {
+        if detection::is_on() {
+            self.watched.unshared(who::this_thread());
+        }
+        self.give(py, 1)
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.permits.most() != Permits::<Waiter>::LIMIT
     }
 
     #[inline]
@@ -56,7 +81,7 @@ impl Counted {
     }
 
     fn too_many(&self) -> PyErr {
-        if self.permits.most() == Permits::<Waiter>::LIMIT {
+        if !self.is_bounded() {
             return PyOverflowError::new_err("could not release semaphore: its value would be too large");
         }
         PyValueError::new_err("Semaphore released too many times")
@@ -104,15 +129,34 @@ impl Waitable for Counted {
 
     fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
         self.dismiss();
-        Ok(take_or_join(py, self, &self.permits, waiter).map_or(Entered::Through(()), Entered::Waits))
+        // Permits of one without bounds may come from anybody.
+        let watched = (detection::is_on() && self.is_bounded()).then(|| waiter.who());
+        if let Some(who) = watched {
+            self.watched.waits_for_permit(py, who, waiter.manner(), self.permits.most())?;
+        }
+        let ticket = take_or_join(py, self, &self.permits, waiter);
+        match (watched, ticket) {
+            (Some(who), Some(ticket)) => self.watched.joins(ticket, who),
+            (Some(who), None) => detection::stops(who),
+            (None, _) => {}
+        }
+        Ok(ticket.map_or(Entered::Through(()), Entered::Waits))
     }
 
     fn poll(&self, _py: Python<'_>, ticket: Ticket) -> PyResult<Option<()>> {
-        Ok(self.permits.poll(ticket).then_some(()))
+        let through = self.permits.poll(ticket);
+        if through && detection::is_on() {
+            self.watched.leaves(ticket, false);
+        }
+        Ok(through.then_some(()))
     }
 
     fn leave(&self, py: Python<'_>, ticket: Ticket) -> Option<()> {
-        match self.permits.leave(ticket) {
+        let left = self.permits.leave(ticket);
+        if detection::is_on() {
+            self.watched.leaves(ticket, false);
+        }
+        match left {
             GaveUp::Holds => Some(()),
             GaveUp::Left(wakes) => {
                 wake_all(py, self, wakes);
@@ -191,7 +235,7 @@ macro_rules! semaphore {
             }
 
             fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-                self.counted.take(py, &Patience::Endless)
+                self.counted.take_for_block(py)
             }
 
             #[pyo3(signature = (_kind=None, _value=None, _traceback=None))]
@@ -202,7 +246,7 @@ macro_rules! semaphore {
                 _value: Option<&Bound<'_, PyAny>>,
                 _traceback: Option<&Bound<'_, PyAny>>,
             ) -> PyResult<()> {
-                self.counted.give(py, 1)
+                self.counted.give_from_block(py)
             }
 
             fn __aenter__(slf: Py<Self>) -> Awaiting {

@@ -14,6 +14,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use manyhands_engine::clock::Tick;
+use manyhands_engine::deadlock::waits::Manner;
 use manyhands_engine::line::Ticket;
 use manyhands_engine::permits::{Permits, Wake};
 use manyhands_os::park::{self, Parker, Woken};
@@ -31,8 +32,7 @@ pub(crate) struct Waiter {
     thread: u64,
     /// The thread or the task, for the detection of deadlocks.
     who: u64,
-    /// Gives up by itself some time.
-    is_limited: bool,
+    manner: Manner,
     place: Place,
 }
 
@@ -90,16 +90,21 @@ pub(crate) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 
 impl Waiter {
     /// The calling thread, to be woken by its `parker`.
-    pub(crate) fn thread(parker: &Arc<Parker>, is_limited: bool) -> Self {
+    pub(crate) fn thread(parker: &Arc<Parker>, manner: Manner) -> Self {
         let thread = who::this_thread();
-        Self { thread, who: thread, is_limited, place: Place::Thread(Arc::clone(parker)) }
+        Self { thread, who: thread, manner, place: Place::Thread(Arc::clone(parker)) }
     }
 
     /// A task of the calling thread's event loop.
     pub(crate) fn task(py: Python<'_>, place: &Arc<TaskPlace>) -> Self {
         let thread = who::this_thread();
         let who = if detection::is_on() { who::this_task(py).unwrap_or(thread) } else { thread };
-        Self { thread, who, is_limited: false, place: Place::Task(Arc::clone(place)) }
+        Self { thread, who, manner: Manner::Endless, place: Place::Task(Arc::clone(place)) }
+    }
+
+    /// The same one, who must have it.
+    pub(crate) fn stubborn(self) -> Self {
+        Self { manner: Manner::Stubborn, ..self }
     }
 
     pub(crate) fn who(&self) -> u64 {
@@ -110,8 +115,8 @@ impl Waiter {
         matches!(self.place, Place::Task(_))
     }
 
-    pub(crate) fn is_limited(&self) -> bool {
-        self.is_limited
+    pub(crate) fn manner(&self) -> Manner {
+        self.manner
     }
 
     /// The number of the thread that he waits in.
@@ -215,14 +220,19 @@ pub(crate) fn block<T: Waitable>(
     deadline: Option<Tick>,
 ) -> PyResult<Option<T::Gain>> {
     let parker = park::mine();
-    let ticket = match awaited.enter(py, Waiter::thread(&parker, deadline.is_some()))? {
+    let manner = if deadline.is_some() { Manner::Limited } else { Manner::Endless };
+    let ticket = match awaited.enter(py, Waiter::thread(&parker, manner))? {
         Entered::Through(gain) => return Ok(Some(gain)),
         Entered::Waits(ticket) => ticket,
     };
     loop {
-        let woken = py.detach(|| parker.park(deadline));
+        let woken = py.detach(|| parker.park(detection::nap(deadline)));
         // A handler may itself have waited, with this thread's parker: so whoever returns from here looks again.
-        let interrupted = if woken == Woken::Interrupted { py.check_signals() } else { Ok(()) };
+        let interrupted = match woken {
+            Woken::Interrupted => py.check_signals(),
+            Woken::TimedOut if deadline.is_none() => detection::look_again(py, who::this_thread()),
+            Woken::TimedOut | Woken::Notified => Ok(()),
+        };
         if let Err(error) = interrupted {
             give_up(py, awaited, ticket);
             return Err(error);
@@ -235,14 +245,14 @@ pub(crate) fn block<T: Waitable>(
                 return Err(error);
             }
         }
-        if woken == Woken::TimedOut {
+        if woken == Woken::TimedOut && deadline.is_some() {
             return Ok(awaited.leave(py, ticket));
         }
     }
 }
 
 /// Gets it even if a signal's handler raises; the exception is returned beside it, to be raised afterwards. Only a second
-/// one ends the wait: who presses Ctrl-C twice means it. It is no part of a deadlock: whoever waits so must have it.
+/// one ends the wait: who presses Ctrl-C twice means it. Of a deadlock it is not told: whoever waits so must have it.
 ///
 /// # Errors
 /// What the second handler raised.
@@ -251,7 +261,7 @@ pub(crate) fn block_stubbornly<T: Waitable>(
     awaited: &T,
 ) -> PyResult<(T::Gain, Option<PyErr>)> {
     let parker = park::mine();
-    let ticket = match awaited.enter(py, Waiter::thread(&parker, true))? {
+    let ticket = match awaited.enter(py, Waiter::thread(&parker, Manner::Stubborn))? {
         Entered::Through(gain) => return Ok((gain, None)),
         Entered::Waits(ticket) => ticket,
     };

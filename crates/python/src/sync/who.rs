@@ -46,6 +46,11 @@ pub(crate) fn this_task(py: Python<'_>) -> Option<u64> {
     (!task.is_none()).then(|| TASK | task.as_ptr() as u64)
 }
 
+/// The identity of an asyncio task.
+pub(crate) fn of_task(task: &Py<PyAny>) -> u64 {
+    TASK | task.as_ptr() as u64
+}
+
 /// The caller, whose number that is, as Python knows him.
 pub(crate) fn person(py: Python<'_>, who: u64) -> PyResult<Py<PyAny>> {
     if is_task(who) {

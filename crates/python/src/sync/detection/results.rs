@@ -1,0 +1,106 @@
+//! Waits for the results of tasks: who brings one is who runs the task.
+
+use manyhands_engine::deadlock::waits::{Holding, Manner, Thing, Who};
+use manyhands_os::clock;
+use manyhands_os::park::Parker;
+use pyo3::prelude::*;
+
+use super::state::{What, state};
+use super::{Watched, is_on, nap};
+use crate::detail::Detail;
+use crate::enter;
+use crate::future::Future;
+use crate::pool::Crew;
+use crate::sync::who;
+
+/// Sets results apart from other things.
+const RESULT: u64 = 1 << 62;
+
+/// Somebody waits for a result, as long as this lives.
+#[pyclass(frozen, module = "manyhands._core")]
+pub(crate) struct ResultWait {
+    waiter: u64,
+    thing: Thing,
+}
+
+impl ResultWait {
+    /// The running task is about to await the result of `future`; `None` if nobody looks for deadlocks.
+    ///
+    /// # Errors
+    /// `DeadlockError` if that would be for ever.
+    pub(crate) fn of_task(future: &Bound<'_, Future>) -> PyResult<Option<Self>> {
+        if !is_on() {
+            return Ok(None);
+        }
+        let Some(task) = who::this_task(future.py()) else { return Ok(None) };
+        state().set_thread(Who(task), Who(who::this_thread()));
+        Self::begin(future, task).map(Some)
+    }
+
+    fn begin(future: &Bound<'_, Future>, waiter: u64) -> PyResult<Self> {
+        let wait = Self { waiter, thing: Thing(future.as_ptr() as u64 | RESULT) };
+        wait.look_who_runs(future);
+        let text = format!("the result of {}", future.repr()?);
+        super::begin(future.py(), Who(waiter), What::Result(text), wait.thing, Manner::Endless)?;
+        Ok(wait)
+    }
+
+    fn look_who_runs(&self, future: &Bound<'_, Future>) {
+        let holding = runners(future);
+        let previous = state().set_result(self.thing, future.clone().unbind(), holding);
+        drop(previous);
+    }
+}
+
+impl Drop for ResultWait {
+    fn drop(&mut self) {
+        Watched::stops(self.waiter);
+        let future = state().take_result(self.thing);
+        drop(future);
+    }
+}
+
+/// Waits for a result as `enter::wait_until` does, without a limit, and looks around now and then.
+///
+/// # Errors
+/// `DeadlockError` if it would never come; what a signal handler raised.
+pub(crate) fn wait(
+    future: &Bound<'_, Future>,
+    parker: &Parker,
+    is_over: impl Fn() -> bool,
+) -> PyResult<bool> {
+    let py = future.py();
+    if is_over() {
+        return Ok(true);
+    }
+    let wait = ResultWait::begin(future, who::this_thread())?;
+    while !enter::wait_until(py, parker, nap(None), &is_over)? {
+        wait.look_who_runs(future);
+        super::look_again(py, wait.waiter)?;
+    }
+    Ok(true)
+}
+
+/// Who might bring a result, as far as that is certain.
+fn runners(future: &Bound<'_, Future>) -> Holding {
+    let nobody = Holding::All(Vec::new());
+    // A task with a time limit ends by itself, and one that is tried again may go on elsewhere.
+    let may_move = |detail: &Detail| detail.may_retry() || detail.deadline(clock::now()).is_some();
+    let is_settled_here = !future.get().detail().is_some_and(may_move);
+    let Some(pool) = future.get().pool().filter(|_| is_settled_here) else { return nobody };
+    let (task, shared) = (future.get().coroutine(future.py()), pool.shared());
+    match (&shared.crew, task) {
+        (Crew::Threads(crew), _) => {
+            crew.thread_of(future).map_or(nobody, |thread| Holding::All(vec![Who(thread)]))
+        }
+        (Crew::Loops(crew), Some((task, event_loop))) => {
+            let Some(thread) = crew.thread_of(&event_loop) else { return nobody };
+            let task = who::of_task(&task);
+            state().set_thread(Who(task), Who(thread));
+            Holding::All(vec![Who(task)])
+        }
+        // It will begin on one of the loops, if they are all there are.
+        (Crew::Loops(crew), None) => Holding::Any(crew.all_threads().into_iter().map(Who).collect()),
+        (Crew::Processes(_), _) => nobody,
+    }
+}
