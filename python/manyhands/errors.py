@@ -19,6 +19,7 @@ __all__ = [
     "BlockingCallWarning",
     "BrokenInitializer",
     "Cancelled",
+    "ChannelClosed",
     "DeadlockError",
     "ExecutorClosed",
     "LockOrderWarning",
@@ -304,6 +305,20 @@ class DeadlockError(ManyhandsError, RuntimeError):
 
 def _whose(holder: str | None) -> str:
     return f"{holder} has" if holder else "no worker is left to bring"
+
+
+class ChannelClosed(ManyhandsError, EOFError):
+    """A channel is closed: nothing can be sent any more, or there is nothing left to receive.
+
+    Attributes:
+        channel: The `Channel`; None where the error came from another process.
+    """
+
+    channel: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message alone, for a channel stays in its process."""
+        return (_rebuild, (type(self), self.args, {**self.__dict__, "channel": None}))
 
 
 class LockOrderWarning(RuntimeWarning):

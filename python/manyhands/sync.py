@@ -28,6 +28,7 @@ from manyhands._core import (
     AtomicInt,
     Barrier,
     BoundedSemaphore,
+    Channel,
     Condition,
     Event,
     Latch,
@@ -38,8 +39,11 @@ from manyhands._core import (
     RLock,
     RWLock,
     Semaphore,
+    aselect,
+    select,
     watch_locks,
 )
+from manyhands.errors import ChannelClosed
 
 if sys.version_info >= (3, 13):
     from queue import ShutDown
@@ -55,6 +59,8 @@ __all__ = [
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
+    "Channel",
+    "ChannelClosed",
     "Condition",
     "CountDownEvent",
     "Empty",
@@ -71,7 +77,9 @@ __all__ = [
     "RWLock",
     "Semaphore",
     "ShutDown",
+    "aselect",
     "detect_deadlocks",
+    "select",
 ]
 
 

@@ -86,6 +86,22 @@ impl<W> Line<W> {
         if place.is_called { Left::Called } else { Left::Waiting }
     }
 
+    /// Takes out the first one who is `ready`, who has what he waited for.
+    pub fn serve_first(&mut self, mut ready: impl FnMut(&W) -> bool) -> Option<W> {
+        let position = self.places.iter().position(|place| ready(&place.waiter))?;
+        let place = self.places.remove(position)?;
+        self.forget(&place);
+        Some(place.waiter)
+    }
+
+    /// Takes this one out and returns him, if he still waits; he had not been called.
+    pub fn remove(&mut self, ticket: Ticket) -> Option<W> {
+        let position = self.position(ticket)?;
+        let place = self.places.remove(position)?;
+        self.forget(&place);
+        Some(place.waiter)
+    }
+
     /// Takes out those who are gone without having left.
     pub fn dismiss(&mut self, is_gone: impl Fn(&W) -> bool) -> Vec<W> {
         let (gone, left): (VecDeque<_>, VecDeque<_>) =

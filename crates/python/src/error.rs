@@ -23,6 +23,7 @@ python_types! {
     invalid_state_error = "concurrent.futures"."InvalidStateError";
     broken_barrier_error = "threading"."BrokenBarrierError";
     broken_initializer = "manyhands.errors"."BrokenInitializer";
+    channel_closed = "manyhands.errors"."ChannelClosed";
     executor_closed = "manyhands.errors"."ExecutorClosed";
     task_failure_warning = "manyhands.errors"."TaskFailureWarning";
     task_interrupted = "manyhands.errors"."TaskInterrupted";

@@ -88,11 +88,11 @@ mod _core {
     use crate::supervisor::{Process, ProcessPool};
     #[pymodule_export]
     use crate::sync::{
-        AtomicFlag, AtomicInt, Awaiting, Barrier, BoundedSemaphore, Condition, Event, Latch, LifoQueue, Lock,
-        Once, PriorityQueue, Queue, RLock, RWLock, RWLockSide, Semaphore,
+        AtomicFlag, AtomicInt, Awaiting, Barrier, BoundedSemaphore, Channel, Condition, Event, Latch,
+        LifoQueue, Lock, Once, PriorityQueue, Queue, RLock, RWLock, RWLockSide, Semaphore,
     };
     #[pymodule_export]
-    use crate::sync::{watch_locks, watches_locks};
+    use crate::sync::{aselect, select, watch_locks, watches_locks};
     #[pymodule_export]
     use crate::thread_crew::Thread;
     #[pymodule_export]

@@ -6,6 +6,7 @@
 mod atomic;
 mod awaiting;
 mod barrier;
+mod channel;
 mod condition;
 mod crowd;
 mod detection;
@@ -26,6 +27,7 @@ mod who;
 pub(crate) use atomic::{AtomicFlag, AtomicInt};
 pub(crate) use awaiting::Awaiting;
 pub(crate) use barrier::Barrier;
+pub(crate) use channel::{Channel, aselect, select};
 pub(crate) use condition::Condition;
 pub(crate) use detection::results::{ResultWait, wait as wait_for_result};
 pub(crate) use detection::{watch_locks, watches_locks};
