@@ -12,10 +12,11 @@
 //! In input order the consumer waits for the oldest item; otherwise for a mailbox into which every settled item's
 //! number is put.
 //!
-//! The state is taken out of its lock while an item is fetched, for fetching runs the input's and the user's code.
+//! The state stays locked while an item is fetched, which runs the input's and the user's code; nobody waits for the
+//! lock: whoever finds it held is told that the map is in use.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
@@ -52,6 +53,8 @@ const WIDEST_OF_BULKS: usize = 1 << 15;
 const MOST_WIDENING: usize = 8;
 /// How long items are gathered for a bulk.
 const GATHERING: Duration = Duration::from_millis(1);
+/// How many items share a look at the clock, at most.
+const MOST_STRIDE: usize = 32;
 
 /// After how many submissions in a row to look for signals and other threads; they cost about a microsecond each.
 const SUBMISSIONS: usize = 256;
@@ -330,25 +333,20 @@ pub(crate) struct Mapped {
 }
 
 impl Mapped {
-    fn slot(&self) -> MutexGuard<'_, Option<Box<State>>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs `body` with the state, which nobody else can use meanwhile.
-    fn with_state<R>(&self, body: impl FnOnce(&mut State) -> PyResult<R>) -> PyResult<Option<R>> {
-        let Some(mut state) = self.take_state()? else { return Ok(None) };
-        let result = body(&mut state);
-        *self.slot() = Some(state);
-        result.map(Some)
-    }
-
-    /// Takes the state; `None` if the map is over.
-    fn take_state(&self) -> PyResult<Option<Box<State>>> {
-        let state = self.slot().take();
-        if state.is_none() && self.summary.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
-            return Err(PyValueError::new_err("could not go on: another thread is fetching from this map"));
+    /// The state, which nobody else can use meanwhile; `None` if the map is over.
+    fn hold(&self) -> PyResult<MutexGuard<'_, Option<Box<State>>>> {
+        match self.state.try_lock() {
+            Ok(state) => Ok(state),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(PyValueError::new_err("could not go on: another thread is fetching from this map"))
+            }
         }
-        Ok(state)
+    }
+
+    /// Runs `body` with the state, if the map is not over.
+    fn with_state<R>(&self, body: impl FnOnce(&mut State) -> PyResult<R>) -> PyResult<Option<R>> {
+        self.hold()?.as_deref_mut().map(body).transpose()
     }
 
     /// Submits items until the window is full.
@@ -389,15 +387,23 @@ impl Mapped {
     fn refill_bulks(&self, py: Python<'_>, state: &mut State, bulks: &mut Bulks) -> PyResult<()> {
         let vacant = state.window.vacant(bulks.outstanding());
         let (mut items, mut inputs, mut began) = (Items::default(), Vec::new(), clock::now());
+        // A look at the clock costs as much as a short item: several share one while they come fast.
+        let (mut looked, mut stride) = (began, 1);
         for count in 1..=vacant {
             let Some(item) = self.pull(py, state)? else { break };
             items.push(|bytes| bulks.encode(&item, bytes))?;
             inputs.push(item.unbind());
             let is_enough = !state.window.is_widened || items.bytes_len() >= LARGE_BULK;
-            let now = clock::now();
-            if is_enough || now - began > GATHERING {
+            let mut is_late = false;
+            if is_enough || count % stride == 0 {
+                let now = clock::now();
+                stride = if now - looked < GATHERING / 64 { (stride * 2).min(MOST_STRIDE) } else { 1 };
+                looked = now;
+                is_late = now - began > GATHERING;
+            }
+            if is_enough || is_late {
                 bulks.submit(py, std::mem::take(&mut items), std::mem::take(&mut inputs))?;
-                began = now;
+                began = looked;
             }
             if count % SUBMISSIONS == 0 {
                 py.check_signals()?;
@@ -554,19 +560,17 @@ impl Mapped {
     }
 
     fn step(&self, py: Python<'_>, waits: bool) -> PyResult<Fetched> {
-        let Some(mut state) = self.take_state()? else { return Ok(Fetched::End) };
+        let mut slot = self.hold()?;
+        let Some(state) = slot.as_deref_mut() else { return Ok(Fetched::End) };
         state.is_begun = true;
-        match self.fetch(py, &mut state, waits) {
-            Ok(Fetched::End) => self.finish(py, state).map(|()| Fetched::End),
-            Ok(fetched) => {
-                *self.slot() = Some(state);
-                Ok(fetched)
-            }
-            Err(error) => {
-                self.finish(py, state)?;
-                Err(error)
-            }
+        let fetched = self.fetch(py, state, waits);
+        if let Ok(Fetched::Item(_) | Fetched::NotYet) = fetched {
+            return fetched;
         }
+        let state = slot.take();
+        drop(slot);
+        state.map_or(Ok(()), |state| self.finish(py, state))?;
+        fetched
     }
 
     /// Ends the map: stops what is in flight, closes the executor if it is the map's own, keeps the figures.
@@ -697,10 +701,8 @@ impl Mapped {
 
     /// Stop: cancel what has not begun, stop what runs, release the workers. Harmless when the map is over.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        match self.take_state()? {
-            Some(state) => self.finish(py, state),
-            None => Ok(()),
-        }
+        let state = self.hold()?.take();
+        state.map_or(Ok(()), |state| self.finish(py, state))
     }
 
     /// The figures so far, by name.
@@ -715,13 +717,16 @@ impl Mapped {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.function)?;
         visit.call(&*self.summary.lock().unwrap_or_else(PoisonError::into_inner))?;
-        self.slot().as_ref().map_or(Ok(()), |state| state.traverse(visit))
+        // While somebody fetches, what it has is in use.
+        let Ok(state) = self.state.try_lock() else { return Ok(()) };
+        state.as_ref().map_or(Ok(()), |state| state.traverse(visit))
     }
 }
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        let Some(state) = self.slot().take() else { return };
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(state) = state.take() else { return };
         if self.on_error == OnError::Bare && !state.is_begun {
             // `Executor.map` is also called for what the function does; the standard library goes on, too.
             return;
@@ -818,7 +823,7 @@ pub(crate) fn map_calls<'py>(
     };
     let filled = mapped.refill(py, &mut state);
     let source_error = state.source_error.take();
-    *mapped.slot() = Some(Box::new(state));
+    *mapped.hold()? = Some(Box::new(state));
     filled?;
     // The input is read here and now, so its failure is raised here and now.
     match source_error {
