@@ -486,7 +486,8 @@ def test_a_function_that_has_imported_a_drawing_function_draws_numbers_of_its_wo
 
 
 def test_the_generator_that_numpy_has_for_all_is_seeded_anew_where_it_was_preloaded():
-    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    import numpy
+
     with mh.ProcessExecutor(1, preload=["numpy.random"], max_tasks_per_worker=1) as pool:
         for draw in (numpy.random.rand, lambda: numpy.random.rand()):
             assert len({pool.submit(draw).result() for _ in range(3)}) == 3

@@ -296,7 +296,8 @@ def test_workers_fill_an_array_and_views_keep_its_memory(pool):
 
 
 def test_numpy_looks_into_the_memory_itself():
-    numpy = pytest.importorskip("numpy")
+    import numpy
+
     made = mh.shared.Array("d", 6)
     matrix = numpy.asarray(made).reshape(2, 3)
     matrix[1, 2] = 1.5
