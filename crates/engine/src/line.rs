@@ -149,6 +149,7 @@ impl<W> Line<W> {
     }
 
     /// Whether nobody waits.
+    #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()

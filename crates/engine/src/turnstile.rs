@@ -29,6 +29,13 @@ impl<W: Clone> Turnstile<W> {
         available > if self.line.owes() { self.line.called() } else { 0 }
     }
 
+    /// Whether nobody is left to be called, whatever there is.
+    #[inline]
+    #[must_use]
+    pub fn has_called_all(&self) -> bool {
+        self.line.called() == self.line.len()
+    }
+
     /// Puts somebody into the line.
     pub fn join(&mut self, waiter: W) -> Ticket {
         self.line.join(waiter)
@@ -54,6 +61,10 @@ impl<W: Clone> Turnstile<W> {
     #[inline]
     #[must_use]
     pub fn summon(&mut self, available: usize) -> Vec<(Ticket, W)> {
+        if self.has_called_all() { Vec::new() } else { self.call_some(available) }
+    }
+
+    fn call_some(&mut self, available: usize) -> Vec<(Ticket, W)> {
         let mut called = Vec::new();
         while self.line.called() < self.line.len().min(available) {
             called.extend(self.line.call());

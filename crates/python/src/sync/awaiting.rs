@@ -15,6 +15,7 @@ use pyo3::types::{PyBool, PyTuple, PyType};
 
 use crate::native;
 
+use super::queue::{AwaitGet, AwaitPut};
 use super::waiting::{Entered, TaskPlace, Waitable, Waiter, running_loop};
 
 /// What a task waits for, step by step.
@@ -106,10 +107,18 @@ pub(crate) fn nothing(py: Python<'_>, (): ()) -> Py<PyAny> {
     py.None()
 }
 
+/// Small, for most coroutines never wait.
 enum State {
     New,
-    Waits(Ticket, Arc<TaskPlace>, Option<PyErr>),
+    Waits(Box<Wait>),
     Over,
+}
+
+struct Wait {
+    ticket: Ticket,
+    place: Arc<TaskPlace>,
+    /// To be raised when it is over.
+    error: Option<PyErr>,
 }
 
 /// What a step of a coroutine comes to.
@@ -121,13 +130,34 @@ enum Next {
 /// Waits for a primitive when it is awaited.
 #[pyclass(frozen, module = "manyhands._core")]
 pub(crate) struct Awaiting {
-    operation: Box<dyn Operation>,
+    work: Work,
     state: Mutex<State>,
+}
+
+/// What is awaited. An item of a queue needs no memory of its own, for that is awaited by far the most often.
+pub(crate) enum Work {
+    Get(AwaitGet),
+    Put(AwaitPut),
+    Other(Box<dyn Operation>),
 }
 
 impl Awaiting {
     pub(crate) fn new(operation: Box<dyn Operation>) -> Self {
-        Self { operation, state: Mutex::new(State::New) }
+        Self::of(Work::Other(operation))
+    }
+
+    #[inline]
+    pub(crate) fn of(work: Work) -> Self {
+        Self { work, state: Mutex::new(State::New) }
+    }
+
+    #[inline]
+    fn operation(&self) -> &dyn Operation {
+        match &self.work {
+            Work::Get(operation) => operation,
+            Work::Put(operation) => operation,
+            Work::Other(operation) => &**operation,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -141,13 +171,13 @@ impl Awaiting {
     fn step(&self, py: Python<'_>) -> PyResult<Next> {
         match self.take_state() {
             State::New => self.begin(py),
-            State::Waits(ticket, place, error) => self.resume(py, ticket, place, error),
+            State::Waits(wait) => self.resume(py, *wait),
             State::Over => Err(PyRuntimeError::new_err("cannot reuse already awaited coroutine")),
         }
     }
 
     fn begin(&self, py: Python<'_>) -> PyResult<Next> {
-        if let Some(gained) = self.operation.try_now(py)? {
+        if let Some(gained) = self.operation().try_now(py)? {
             return Ok(Next::Returned(gained));
         }
         let event_loop = running_loop(py)?;
@@ -156,19 +186,13 @@ impl Awaiting {
         }
         let future = new_future(&event_loop)?;
         let place = TaskPlace::new(event_loop.unbind(), future.clone_ref(py));
-        match self.operation.enter(py, Waiter::task(py, &place))? {
+        match self.operation().enter(py, Waiter::task(py, &place))? {
             Entered::Through(gained) => Ok(Next::Returned(gained)),
-            Entered::Waits(ticket) => self.wait(py, ticket, place, None, future),
+            Entered::Waits(ticket) => self.wait(py, Wait { ticket, place, error: None }, future),
         }
     }
 
-    fn resume(
-        &self,
-        py: Python<'_>,
-        ticket: Ticket,
-        place: Arc<TaskPlace>,
-        error: Option<PyErr>,
-    ) -> PyResult<Next> {
+    fn resume(&self, py: Python<'_>, Wait { ticket, place, error }: Wait) -> PyResult<Next> {
         let over =
             |gained| error.as_ref().map_or(Ok(Next::Returned(gained)), |error| Err(error.clone_ref(py)));
         let ticket = match self.poll(py, ticket, &place)? {
@@ -180,35 +204,28 @@ impl Awaiting {
         place.renew(future.clone_ref(py));
         match self.poll(py, ticket, &place)? {
             Entered::Through(gained) => over(gained),
-            Entered::Waits(ticket) => self.wait(py, ticket, place, error, future),
+            Entered::Waits(ticket) => self.wait(py, Wait { ticket, place, error }, future),
         }
     }
 
     fn poll(&self, py: Python<'_>, ticket: Ticket, place: &Arc<TaskPlace>) -> PyResult<Entered<Py<PyAny>>> {
-        let polled = self.operation.poll(py, ticket, Waiter::task(py, place));
+        let polled = self.operation().poll(py, ticket, Waiter::task(py, place));
         if polled.is_err() {
-            self.operation.leave(py, ticket);
+            self.operation().leave(py, ticket);
         }
         polled
     }
 
     /// Gives the future to the event loop, as a coroutine does that awaits it.
-    fn wait(
-        &self,
-        py: Python<'_>,
-        ticket: Ticket,
-        place: Arc<TaskPlace>,
-        error: Option<PyErr>,
-        future: Py<PyAny>,
-    ) -> PyResult<Next> {
-        *self.state() = State::Waits(ticket, place, error);
+    fn wait(&self, py: Python<'_>, wait: Wait, future: Py<PyAny>) -> PyResult<Next> {
+        *self.state() = State::Waits(Box::new(wait));
         future.setattr(py, pyo3::intern!(py, "_asyncio_future_blocking"), true)?;
         Ok(Next::Yielded(future))
     }
 
     fn abandon(&self, py: Python<'_>) {
-        if let State::Waits(ticket, ..) = self.take_state() {
-            self.operation.leave(py, ticket);
+        if let State::Waits(wait) = self.take_state() {
+            self.operation().leave(py, wait.ticket);
         }
     }
 }
@@ -281,13 +298,15 @@ impl Awaiting {
         _traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let error = thrown(kind, value);
-        let State::Waits(ticket, place, earlier) = self.take_state() else { return Err(error) };
+        let State::Waits(wait) = self.take_state() else { return Err(error) };
+        let Wait { ticket, place, error: earlier } = *wait;
         let future = new_future(place.event_loop().bind(py))?;
         place.renew(future.clone_ref(py));
-        match self.operation.thrown(py, ticket, Waiter::task(py, &place))? {
+        match self.operation().thrown(py, ticket, Waiter::task(py, &place))? {
             None => Err(earlier.unwrap_or(error)),
             Some(ticket) => {
-                self.wait(py, ticket, place, Some(earlier.unwrap_or(error)), future.clone_ref(py))?;
+                let error = Some(earlier.unwrap_or(error));
+                self.wait(py, Wait { ticket, place, error }, future.clone_ref(py))?;
                 Ok(future)
             }
         }
@@ -298,7 +317,7 @@ impl Awaiting {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.operation.traverse(&visit)
+        self.operation().traverse(&visit)
     }
 }
 

@@ -8,7 +8,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::super::awaiting::{Awaiting, awaiting, nothing};
+use super::super::awaiting::{Awaiting, Work, awaiting, nothing};
 use super::super::crowd::tell;
 use super::super::mutual::Mutual;
 use super::super::patience::Patience;
@@ -108,6 +108,9 @@ impl Queue {
         item: &Bound<'py, PyAny>,
         patience: &Patience,
     ) -> PyResult<bool> {
+        if Self::put_at_once(slf, item) {
+            return Ok(true);
+        }
         if let Step::Through(()) = Self::try_put(slf, item, Caller::Fresh)? {
             return Ok(true);
         }
@@ -118,6 +121,9 @@ impl Queue {
     }
 
     fn get_within(slf: &Bound<'_, Self>, patience: &Patience) -> PyResult<Py<PyAny>> {
+        if let Some(item) = Self::get_at_once(slf) {
+            return Ok(item);
+        }
         if let Step::Through(item) = Self::try_get(slf, Caller::Fresh)? {
             return Ok(item);
         }
@@ -285,12 +291,12 @@ impl Queue {
 
     /// Put an item in, as a coroutine.
     fn aput(slf: Py<Self>, item: Py<PyAny>) -> Awaiting {
-        Awaiting::new(Box::new(AwaitPut(slf, item)))
+        Awaiting::of(Work::Put(AwaitPut(slf, item)))
     }
 
     /// Take the next item out, as a coroutine; awaiting it gives the item.
     fn aget(slf: Py<Self>) -> Awaiting {
-        Awaiting::new(Box::new(AwaitGet(slf)))
+        Awaiting::of(Work::Get(AwaitGet(slf)))
     }
 
     /// Say that the work for one of the items that were taken is done, for those who ``join``.

@@ -13,3 +13,4 @@ mod steps;
 mod waits;
 
 pub(crate) use classes::{LifoQueue, PriorityQueue, Queue};
+pub(crate) use waits::{AwaitGet, AwaitPut};

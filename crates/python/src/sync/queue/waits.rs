@@ -31,7 +31,8 @@ impl Waitable for Getting<'_, '_> {
     type Gain = Py<PyAny>;
 
     fn try_now(&self, _py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        Queue::try_get(self.0, Caller::Fresh).map(gained)
+        Queue::get_at_once(self.0)
+            .map_or_else(|| Queue::try_get(self.0, Caller::Fresh).map(gained), |item| Ok(Some(item)))
     }
 
     fn enter(&self, _py: Python<'_>, waiter: Waiter) -> PyResult<Entered<Py<PyAny>>> {
@@ -56,6 +57,9 @@ impl Waitable for Putting<'_, '_> {
     type Gain = ();
 
     fn try_now(&self, _py: Python<'_>) -> PyResult<Option<()>> {
+        if Queue::put_at_once(self.0, self.1) {
+            return Ok(Some(()));
+        }
         Queue::try_put(self.0, self.1, Caller::Fresh).map(gained)
     }
 
