@@ -159,6 +159,16 @@ SUBJECTS = (
         "threading.Event",
         FIVE_TIMES,
     ),
+    subject(
+        "Event-as-Lock",
+        "`Event`, two calls",
+        "`it.set(); it.clear()` in a loop, in one thread, against a lock's `it.acquire(); it.release()`.",
+        200_000,
+        timed("it.set(); it.clear()", it=sync.Event()),
+        "threading.Lock",
+        timed(TAKE, it=threading.Lock()),
+        AS_GOOD,
+    ),
     uncontended(
         "Condition",
         "with it: it.notify()",

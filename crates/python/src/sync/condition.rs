@@ -5,9 +5,10 @@
 //! again before anything is raised.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use manyhands_engine::line::{Left, Ticket};
+use manyhands_engine::line::{Left, Line, Ticket};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -50,6 +51,8 @@ pub(crate) struct Condition {
     monitor: Monitor,
     crowd: Crowd<()>,
     watched: Watched,
+    /// How many wait, or more. Who has the monitor's lock sees everybody who has joined.
+    waiting: AtomicUsize,
 }
 
 impl Condition {
@@ -71,8 +74,15 @@ impl Condition {
         Ok(())
     }
 
+    fn line<R>(&self, act: impl FnOnce(&mut Line<Waiter>) -> R) -> R {
+        let mut told = self.crowd.lock();
+        let acted = act(&mut told.line);
+        self.waiting.store(told.line.len(), Ordering::Relaxed);
+        acted
+    }
+
     fn join(&self, waiter: Waiter) -> Ticket {
-        self.crowd.lock().line.join(waiter)
+        self.line(|line| line.join(waiter))
     }
 
     fn is_notified(&self, ticket: Ticket) -> bool {
@@ -81,15 +91,14 @@ impl Condition {
 
     /// Takes somebody out of the line; `true` if he had been notified.
     fn leave(&self, ticket: Ticket) -> bool {
-        self.crowd.lock().line.leave(ticket) == Left::Served
+        self.line(|line| line.leave(ticket)) == Left::Served
     }
 
     /// Notifies so many who can be woken.
     fn notify_some(&self, py: Python<'_>, count: usize) {
-        for _ in 0..count {
+        for _ in 0..count.min(self.waiting.load(Ordering::Relaxed)) {
             loop {
-                let next = self.crowd.lock().line.serve();
-                match next {
+                match self.line(Line::serve) {
                     Some(waiter) if !waiter.wake(py) => {}
                     Some(_) => break,
                     None => return,
@@ -333,7 +342,8 @@ impl Condition {
             Some(lock) => Monitor::of(lock),
             None => Monitor::Reentrant(Py::new(py, super::RLock::new())?),
         };
-        Ok(Self { monitor, crowd: Crowd::new(()), watched: Watched::new("condition") })
+        let (waiting, watched) = (AtomicUsize::new(0), Watched::new("condition"));
+        Ok(Self { monitor, crowd: Crowd::new(()), waiting, watched })
     }
 
     /// Take the lock, as its own `acquire` does.
@@ -344,6 +354,9 @@ impl Condition {
         args: &Bound<'_, pyo3::types::PyTuple>,
         kwargs: Option<&Bound<'_, pyo3::types::PyDict>>,
     ) -> PyResult<Py<PyAny>> {
+        if args.is_empty() && kwargs.is_none() && self.monitor.is_ours() {
+            return self.monitor.take(py);
+        }
         self.monitor.object(py).call_method("acquire", args, kwargs).map(Bound::unbind)
     }
 
@@ -432,8 +445,7 @@ impl Condition {
     fn notify_all(&self, py: Python<'_>) -> PyResult<()> {
         self.require_lock(py, "notify")?;
         self.look(py, Deed::Notify)?;
-        let waiting = self.crowd.lock().line.len();
-        self.notify_some(py, waiting);
+        self.notify_some(py, usize::MAX);
         Ok(())
     }
 

@@ -46,6 +46,11 @@ impl Monitor {
         }
     }
 
+    /// Whether it is none of somebody else's making.
+    pub(crate) fn is_ours(&self) -> bool {
+        !matches!(self, Self::Foreign(_))
+    }
+
     pub(crate) fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let taken = match self {
             Self::Plain(lock) => lock.get().take(py, &Patience::Endless)?,
@@ -124,7 +129,7 @@ impl Monitor {
             (Self::Plain(lock), _) => lock.get().mutual(),
             (Self::Reentrant(lock), _) => lock.get().reentrant().mutual(),
         };
-        let ((), raised) = block_stubbornly(py, lock)?;
+        let raised = if lock.try_retake() { None } else { block_stubbornly(py, lock)?.1 };
         self.restored(kept);
         raised.map_or(Ok(()), Err)
     }

@@ -36,6 +36,11 @@ impl Mutual {
         taken
     }
 
+    /// Takes it for somebody who had it before, if nobody has it and nobody watches who does.
+    pub(crate) fn try_retake(&self) -> bool {
+        !detection::is_on() && self.try_take()
+    }
+
     /// Takes note that `taker` has it, who would have waited for it if `is_bound`.
     ///
     /// # Errors
