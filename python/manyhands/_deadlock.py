@@ -9,7 +9,7 @@ import traceback
 import warnings
 from concurrent.futures import Future
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from manyhands.errors import DeadlockError, LockOrderWarning, LockWait
 
@@ -76,7 +76,9 @@ def _name(who: _Someone) -> str:
     if isinstance(who, int):
         known = (thread.name for thread in threading.enumerate() if thread.ident == who)
         return f"thread {next(known, who)}"
-    return f"task {who.get_name()}" if who is not None else "somebody"
+    if who is None:
+        return "somebody"
+    return f"task {who.get_name()}" if _is_task(who) else f"greenlet {getattr(who, 'name', who)}"
 
 
 def _stack_of(who: _Someone) -> str:
@@ -84,10 +86,16 @@ def _stack_of(who: _Someone) -> str:
         return _formatted(_caller() if who == threading.get_ident() else sys._current_frames().get(who))
     if who is None or isinstance(who, str):
         return ""
+    if not _is_task(who):
+        return _formatted(getattr(who, "gr_frame", None) or _caller())
     if who.get_loop().is_running() and who is _current_task():
         return _formatted(_caller())
     frames = who.get_stack()
     return "".join(line for frame in frames for line in traceback.format_stack(frame, limit=1))
+
+
+def _is_task(who: Any) -> TypeGuard[asyncio.Task[Any]]:
+    return hasattr(who, "get_loop")
 
 
 def _current_task() -> asyncio.Task[Any] | None:

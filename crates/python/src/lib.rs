@@ -92,7 +92,7 @@ mod _core {
         LifoQueue, Lock, Once, PriorityQueue, Queue, RLock, RWLock, RWLockSide, Semaphore,
     };
     #[pymodule_export]
-    use crate::sync::{aselect, select, watch_locks, watches_locks};
+    use crate::sync::{aselect, register_hub, select, watch_locks, watches_locks};
     #[pymodule_export]
     use crate::thread_crew::Thread;
     #[pymodule_export]

@@ -48,7 +48,7 @@ impl Lock {
     #[inline]
     pub(crate) fn take(&self, py: Python<'_>, patience: &Patience) -> PyResult<bool> {
         if self.mutual.try_take() {
-            let noted = self.mutual.note_taken(py, who::this_thread, !matches!(patience, Patience::None));
+            let noted = self.mutual.note_taken(py, || who::caller(py), !matches!(patience, Patience::None));
             noted.inspect_err(|_| self.mutual.give_back(py, ()))?;
             return Ok(true);
         }

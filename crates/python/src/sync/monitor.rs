@@ -105,7 +105,7 @@ impl Monitor {
     pub(crate) fn tell_of_wait(&self, py: Python<'_>) {
         if let Some(watched) = self.watched().filter(|_| detection::is_on()) {
             // Who is stubborn is told of nothing.
-            let _ = watched.waits(py, who::this_thread(), Manner::Stubborn);
+            let _ = watched.waits(py, who::caller(py), Manner::Stubborn);
         }
     }
 

@@ -36,6 +36,16 @@ impl Mutual {
         taken
     }
 
+    /// Takes it if nobody has it or waits for it.
+    #[inline]
+    pub(crate) fn try_take_in_turn(&self) -> bool {
+        let taken = self.permit.try_take_in_turn();
+        if taken {
+            self.holder.store(who::this_thread(), Ordering::Relaxed);
+        }
+        taken
+    }
+
     /// Takes it for somebody who had it before, if nobody has it and nobody watches who does.
     pub(crate) fn try_retake(&self) -> bool {
         !detection::is_on() && self.try_take()
@@ -137,9 +147,8 @@ impl Waitable for Mutual {
     type Gain = ();
 
     fn try_now(&self, py: Python<'_>) -> PyResult<Option<()>> {
-        let taken = self.permit.try_take_in_turn();
+        let taken = self.try_take_in_turn();
         if taken {
-            self.holder.store(who::this_thread(), Ordering::Relaxed);
             let who = || who::this_task(py).unwrap_or_else(who::this_thread);
             self.note_taken(py, who, true).inspect_err(|_| self.give_back(py, ()))?;
         }

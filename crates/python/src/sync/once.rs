@@ -55,8 +55,10 @@ impl Turns {
                 "could not call once: found a call by a thread that was left behind by a fork, expected one that can end",
             ));
         }
-        let are_tasks = is_task && who::is_task(runner);
-        if thread == who::this_thread() && (!are_tasks || runner == caller(py)) {
+        let waiter = caller(py);
+        // A task keeps a green thread from running, and the other way round.
+        let takes_turns = is_task == who::is_task(runner) && who::is_within_thread(waiter);
+        if thread == who::this_thread() && (!takes_turns || runner == waiter) {
             return Err(PyRuntimeError::new_err(
                 "could not call once: found the first call in this very thread or task, expected one that can end \
                  meanwhile",
@@ -99,7 +101,7 @@ impl Turns {
 }
 
 fn caller(py: Python<'_>) -> u64 {
-    who::this_task(py).unwrap_or_else(who::this_thread)
+    who::this_task(py).unwrap_or_else(|| who::caller(py))
 }
 
 fn without_waiting(entered: Entered<bool>) -> Option<bool> {

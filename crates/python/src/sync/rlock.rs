@@ -34,12 +34,12 @@ impl Reentrant {
         Self { mutual: Mutual::new(), owner: AtomicU64::new(NOBODY), depth: AtomicUsize::new(0) }
     }
 
-    /// The caller's identity, if it is the owner's: this thread, or the task that it runs.
+    /// The caller's identity, if it is the owner's: this thread, or the task or green thread that it runs.
     #[inline]
     fn owner_here(&self, py: Python<'_>) -> Option<u64> {
         let owner = self.owner.load(Ordering::Relaxed);
         let is_mine =
-            owner == who::this_thread() || (who::is_task(owner) && who::this_task(py) == Some(owner));
+            if who::is_task(owner) { who::this_task(py) == Some(owner) } else { owner == who::caller(py) };
         is_mine.then_some(owner)
     }
 
@@ -66,7 +66,7 @@ impl Reentrant {
         }
         let taken = self.mutual.try_take();
         if taken {
-            self.own(who::this_thread(), 1);
+            self.own(who::caller(py), 1);
         }
         taken
     }
@@ -94,7 +94,7 @@ impl Reentrant {
         }
         let taken = block(py, &self.mutual, patience.deadline())?.is_some();
         if taken {
-            self.own(who::this_thread(), 1);
+            self.own(who::caller(py), 1);
         }
         Ok(taken)
     }
@@ -146,7 +146,7 @@ impl Waitable for Reentrant {
             self.depth.fetch_add(1, Ordering::Relaxed);
             return Ok(Some(()));
         }
-        let taken = self.mutual.try_take();
+        let taken = self.mutual.try_take_in_turn();
         if taken {
             self.own(task, 1);
             self.note_taken(py, true)?;
@@ -182,7 +182,7 @@ impl Waitable for Reentrant {
 
 /// A reentrant lock that threads and asyncio tasks wait for alike: its owner may take it again.
 ///
-/// Its owner is the thread that took it by ``acquire`` or ``with``, or the task that took it by ``aacquire`` or
+/// Its owner is the thread or greenlet that took it by ``acquire`` or ``with``, or the task that took it by ``aacquire`` or
 /// ``async with``. Only the owner may release it, as often as it took it. Otherwise it is a `Lock`.
 ///
 /// Thread safety: every method may be called from any thread, and from any event loop.

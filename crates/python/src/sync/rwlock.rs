@@ -198,9 +198,10 @@ impl Side<'_> {
     }
 
     fn take(&self, py: Python<'_>, patience: &Patience) -> PyResult<bool> {
-        if self.try_take(who::this_thread()) {
+        let who = who::caller(py);
+        if self.try_take(who) {
             if !matches!(patience, Patience::None) {
-                self.note_order(py, who::this_thread())?;
+                self.note_order(py, who)?;
             }
             return Ok(true);
         }
@@ -213,7 +214,7 @@ impl Side<'_> {
     /// # Errors
     /// Nobody has it.
     fn give(&self, py: Python<'_>) -> PyResult<()> {
-        let mut who = who::this_thread();
+        let mut who = who::caller(py);
         let mut inner = self.lock.inner();
         if self.mode == Mode::Read && !inner.present.reads(who) {
             // To ask for the task takes longer than all the rest, and most often the thread itself is the one.
@@ -282,7 +283,7 @@ impl Waitable for Side<'_> {
 
     fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
         let thread = who::this_thread();
-        let who = if waiter.is_task() { who::this_task(py).unwrap_or(thread) } else { thread };
+        let who = if waiter.is_task() { who::this_task(py).unwrap_or(thread) } else { who::caller(py) };
         if detection::is_on() {
             self.watch(py, &waiter)?;
         }

@@ -1,4 +1,5 @@
-//! Waiting for a primitive: the one place that knows how a thread and how an asyncio task wait, and how each is woken.
+//! Waiting for a primitive: the one place that knows how a thread, a green thread and an asyncio task wait, and how each is
+//! woken.
 //!
 //! A primitive keeps a [line](manyhands_engine::line) of [`Waiter`]s and says, as a [`Waitable`], how one gets through
 //! and how one gives up; [`block`] and [`Awaiting`](super::awaiting::Awaiting) do the waiting.
@@ -17,11 +18,13 @@ use manyhands_engine::clock::Tick;
 use manyhands_engine::deadlock::waits::Manner;
 use manyhands_engine::line::Ticket;
 use manyhands_engine::permits::{Permits, Wake};
+use manyhands_os::clock;
 use manyhands_os::park::{self, Parker, Woken};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::hubs::{self, GreenWait};
 use super::{detection, who};
 use crate::bridge;
 
@@ -39,6 +42,7 @@ pub(crate) struct Waiter {
 #[derive(Clone)]
 enum Place {
     Thread(Arc<Parker>),
+    Green(GreenWait),
     Task(Arc<TaskPlace>),
 }
 
@@ -89,10 +93,13 @@ pub(crate) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 }
 
 impl Waiter {
-    /// The calling thread, to be woken by its `parker`.
-    pub(crate) fn thread(parker: &Arc<Parker>, manner: Manner) -> Self {
-        let thread = who::this_thread();
-        Self { thread, who: thread, manner, place: Place::Thread(Arc::clone(parker)) }
+    /// The caller, to be woken where he sleeps.
+    fn sleeping(py: Python<'_>, sleeper: &Sleeper, manner: Manner) -> Self {
+        let place = match sleeper {
+            Sleeper::Thread(parker) => Place::Thread(Arc::clone(parker)),
+            Sleeper::Green(wait) => Place::Green(wait.clone()),
+        };
+        Self { thread: who::this_thread(), who: who::caller(py), manner, place }
     }
 
     /// A task of the calling thread's event loop.
@@ -137,14 +144,20 @@ impl Waiter {
                 parker.unpark();
                 true
             }
+            Place::Green(wait) => wait.wake(py).is_ok(),
             Place::Task(place) => place.wake(py).is_ok(),
         }
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Place::Task(place) = &self.place else { return Ok(()) };
-        visit.call(&place.event_loop)?;
-        visit.call(&*place.future())
+        match &self.place {
+            Place::Thread(_) => Ok(()),
+            Place::Green(wait) => visit.call(wait.object()),
+            Place::Task(place) => {
+                visit.call(&place.event_loop)?;
+                visit.call(&*place.future())
+            }
+        }
     }
 }
 
@@ -210,43 +223,87 @@ pub(crate) fn wake_all<T: Waitable<Gain = ()>>(py: Python<'_>, awaited: &T, wake
     }
 }
 
+/// Where a caller sleeps who is no task.
+enum Sleeper {
+    Thread(Arc<Parker>),
+    Green(GreenWait),
+}
+
+impl Sleeper {
+    /// The caller's.
+    fn here(py: Python<'_>) -> PyResult<Self> {
+        let green = if hubs::are_there(py) { GreenWait::here(py)? } else { None };
+        Ok(green.map_or_else(|| Self::Thread(park::mine()), Self::Green))
+    }
+
+    /// Sleeps until somebody wakes him, or that time has come. A handler, and a green thread, may themselves have waited
+    /// meanwhile: so whoever returns from here looks again.
+    ///
+    /// # Errors
+    /// What a signal's handler raised, or what was thrown into a green thread.
+    fn sleep(&self, py: Python<'_>, until: Option<Tick>) -> PyResult<Woken> {
+        match self {
+            Self::Thread(parker) => {
+                let woken = py.detach(|| parker.park(until));
+                if woken == Woken::Interrupted {
+                    py.check_signals()?;
+                }
+                Ok(woken)
+            }
+            Self::Green(wait) => {
+                wait.sleep(py, until)?;
+                let is_late = until.is_some_and(|until| clock::now() >= until);
+                Ok(if is_late { Woken::TimedOut } else { Woken::Notified })
+            }
+        }
+    }
+
+    /// Sleeps; whether `deadline` has come.
+    ///
+    /// # Errors
+    /// The same, and `DeadlockError`.
+    fn sleep_watched(&self, py: Python<'_>, deadline: Option<Tick>) -> PyResult<bool> {
+        let is_late = self.sleep(py, detection::nap(deadline))? == Woken::TimedOut;
+        if is_late && deadline.is_none() {
+            detection::look_again(py, who::caller(py))?;
+        }
+        Ok(is_late && deadline.is_some())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        if let Self::Green(wait) = self {
+            Python::attach(|py| wait.close(py));
+        }
+    }
+}
+
 /// Gets it, waiting detached until `deadline`; `None` if that came first.
 ///
 /// # Errors
-/// What a signal handler raised, or what the primitive has to say.
+/// What a signal handler raised, what was thrown into a green thread, or what the primitive has to say.
 pub(crate) fn block<T: Waitable>(
     py: Python<'_>,
     awaited: &T,
     deadline: Option<Tick>,
 ) -> PyResult<Option<T::Gain>> {
-    let parker = park::mine();
+    let sleeper = Sleeper::here(py)?;
     let manner = if deadline.is_some() { Manner::Limited } else { Manner::Endless };
-    let ticket = match awaited.enter(py, Waiter::thread(&parker, manner))? {
+    let ticket = match awaited.enter(py, Waiter::sleeping(py, &sleeper, manner))? {
         Entered::Through(gain) => return Ok(Some(gain)),
         Entered::Waits(ticket) => ticket,
     };
     loop {
-        let woken = py.detach(|| parker.park(detection::nap(deadline)));
-        // A handler may itself have waited, with this thread's parker: so whoever returns from here looks again.
-        let interrupted = match woken {
-            Woken::Interrupted => py.check_signals(),
-            Woken::TimedOut if deadline.is_none() => detection::look_again(py, who::this_thread()),
-            Woken::TimedOut | Woken::Notified => Ok(()),
-        };
-        if let Err(error) = interrupted {
-            give_up(py, awaited, ticket);
-            return Err(error);
-        }
-        match awaited.poll(py, ticket) {
-            Ok(None) => {}
-            Ok(gain) => return Ok(gain),
+        let slept = sleeper.sleep_watched(py, deadline);
+        match slept.and_then(|is_late| Ok((awaited.poll(py, ticket)?, is_late))) {
+            Ok((None, false)) => {}
+            Ok((None, true)) => return Ok(awaited.leave(py, ticket)),
+            Ok((gain, _)) => return Ok(gain),
             Err(error) => {
                 give_up(py, awaited, ticket);
                 return Err(error);
             }
-        }
-        if woken == Woken::TimedOut && deadline.is_some() {
-            return Ok(awaited.leave(py, ticket));
         }
     }
 }
@@ -260,15 +317,14 @@ pub(crate) fn block_stubbornly<T: Waitable>(
     py: Python<'_>,
     awaited: &T,
 ) -> PyResult<(T::Gain, Option<PyErr>)> {
-    let parker = park::mine();
-    let ticket = match awaited.enter(py, Waiter::thread(&parker, Manner::Stubborn))? {
+    let sleeper = Sleeper::here(py)?;
+    let ticket = match awaited.enter(py, Waiter::sleeping(py, &sleeper, Manner::Stubborn))? {
         Entered::Through(gain) => return Ok((gain, None)),
         Entered::Waits(ticket) => ticket,
     };
     let mut raised = None;
     loop {
-        if py.detach(|| parker.park(None)) == Woken::Interrupted
-            && let Err(error) = py.check_signals()
+        if let Err(error) = sleeper.sleep(py, None)
             && raised.replace(error).is_some()
         {
             give_up(py, awaited, ticket);

@@ -1,4 +1,6 @@
-//! Who holds and who waits: threads by a number that is never given twice, tasks by their object.
+//! Who holds and who waits: threads, tasks and green threads, by numbers that are never given twice.
+//!
+//! A task and a green thread carry theirs along: the address of one that is gone would soon be another one's.
 //!
 //! In the child of a fork only the thread that forked goes on. The numbers tell which threads are gone: all that are
 //! older than the process, but that one.
@@ -9,15 +11,19 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::hubs;
 use crate::native;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
+static NEXT_WITHIN: AtomicU64 = AtomicU64::new(1);
 static FIRST_HERE: AtomicU64 = AtomicU64::new(1);
 static FORKER: AtomicU64 = AtomicU64::new(0);
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// What a task's identity has and a thread's number never reaches.
 const TASK: u64 = 1 << 63;
+/// What that of a green thread has.
+const GREEN: u64 = 1 << 62;
 
 /// Nobody.
 pub(crate) const NOBODY: u64 = 0;
@@ -43,18 +49,47 @@ pub(crate) fn this_thread() -> u64 {
 pub(crate) fn this_task(py: Python<'_>) -> Option<u64> {
     // Without a running loop there is no task, which the function says by an exception.
     let task = current_task(py).ok()?.call0().ok()?;
-    (!task.is_none()).then(|| TASK | task.as_ptr() as u64)
+    (!task.is_none()).then(|| of_task(&task))
 }
 
 /// The identity of an asyncio task.
-pub(crate) fn of_task(task: &Py<PyAny>) -> u64 {
-    TASK | task.as_ptr() as u64
+pub(crate) fn of_task(task: &Bound<'_, PyAny>) -> u64 {
+    TASK | number_of(task)
+}
+
+/// Who calls, unless he is a task: the green thread that runs, or else this thread.
+#[inline]
+pub(crate) fn caller(py: Python<'_>) -> u64 {
+    if hubs::are_there(py) { green_or_thread(py) } else { this_thread() }
+}
+
+#[cold]
+fn green_or_thread(py: Python<'_>) -> u64 {
+    hubs::green(py).map_or_else(this_thread, |green| GREEN | number_of(green.bind(py)))
+}
+
+/// The number that a task or a green thread carries along, from now on.
+fn number_of(object: &Bound<'_, PyAny>) -> u64 {
+    let name = pyo3::intern!(object.py(), "_manyhands_number");
+    if let Ok(Some(number)) = object.getattr_opt(name)
+        && let Ok(number) = number.extract()
+    {
+        return number;
+    }
+    let number = NEXT_WITHIN.fetch_add(1, Ordering::Relaxed);
+    // What takes no attributes is known by its address: better than by a new number each time.
+    object.setattr(name, number).map_or(object.as_ptr() as u64, |()| number)
 }
 
 /// The caller, whose number that is, as Python knows him.
 pub(crate) fn person(py: Python<'_>, who: u64) -> PyResult<Py<PyAny>> {
     if is_task(who) {
         return Ok(current_task(py)?.call0()?.unbind());
+    }
+    if is_within_thread(who)
+        && let Some(green) = hubs::green(py)
+    {
+        return Ok(green);
     }
     Ok(native::thread_ident(py).into_pyobject(py)?.into_any().unbind())
 }
@@ -70,10 +105,15 @@ pub(crate) fn is_task(who: u64) -> bool {
     who & TASK != 0
 }
 
+/// Whether this is somebody who shares his thread with others: a task or a green thread.
+pub(crate) fn is_within_thread(who: u64) -> bool {
+    who & (TASK | GREEN) != 0
+}
+
 /// Whether this thread existed only in the process that ours was forked from.
 pub(crate) fn is_gone(who: u64) -> bool {
     who != NOBODY
-        && !is_task(who)
+        && !is_within_thread(who)
         && who < FIRST_HERE.load(Ordering::Relaxed)
         && who != FORKER.load(Ordering::Relaxed)
 }

@@ -66,7 +66,7 @@ impl Conditions {
 #[cold]
 pub(crate) fn look(py: Python<'_>, condition: &Watched, own: Option<&Watched>, deed: Deed) -> PyResult<()> {
     let (condition, own) = (condition.thing(), own.map(Watched::thing));
-    let callers = [Some(who::this_thread()), who::this_task(py)];
+    let callers = [Some(who::caller(py)), who::this_task(py)];
     let new: Vec<_> = {
         let state = state();
         let held = callers.into_iter().flatten().flat_map(|who| state.held_by(Who(who)));

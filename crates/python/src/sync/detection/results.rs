@@ -95,7 +95,7 @@ fn runners(future: &Bound<'_, Future>) -> Holding {
         }
         (Crew::Loops(crew), Some((task, event_loop))) => {
             let Some(thread) = crew.thread_of(&event_loop) else { return nobody };
-            let task = who::of_task(&task);
+            let task = who::of_task(task.bind(future.py()));
             state().set_thread(Who(task), Who(thread));
             Holding::All(vec![Who(task)])
         }

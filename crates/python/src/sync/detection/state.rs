@@ -173,7 +173,7 @@ impl State {
     }
 
     fn keep(&mut self, who: Who, thread: u64, thing: Thing, class: Class) {
-        if who::is_task(who.0) {
+        if who::is_within_thread(who.0) {
             self.holders.threads.insert(who, Who(thread));
         }
         self.held.entry(who).or_default().push((thing, class));
@@ -203,7 +203,7 @@ impl State {
             held.remove(position);
         }
         // A thread takes the next one soon; a task may be over.
-        if held.is_empty() && who::is_task(who.0) {
+        if held.is_empty() && who::is_within_thread(who.0) {
             self.held.remove(&who);
             self.holders.threads.remove(&who);
         }

@@ -1,0 +1,118 @@
+//! Hubs: what schedules green threads, and lets one of them wait without keeping the others of its thread from running.
+//!
+//! A hub is an object of Python, as `manyhands._hubs` describes it. gevent's is looked for as soon as the program has
+//! imported gevent; as long as there is none, all that this costs is a look at how many modules there are.
+//!
+//! No Python code runs under the list's lock.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use manyhands_engine::clock::Tick;
+use manyhands_os::clock;
+use pyo3::prelude::*;
+
+use crate::native;
+
+static HUBS: Mutex<Vec<Arc<Py<PyAny>>>> = Mutex::new(Vec::new());
+static IS_ANY: AtomicBool = AtomicBool::new(false);
+/// How many modules there were when gevent was last looked for.
+static MODULES: AtomicUsize = AtomicUsize::new(0);
+
+/// Has green threads wait through `hub`; see `manyhands._hubs`.
+#[pyfunction]
+pub(crate) fn register_hub(hub: Py<PyAny>) {
+    hubs().push(Arc::new(hub));
+    IS_ANY.store(true, Ordering::Release);
+}
+
+fn hubs() -> MutexGuard<'static, Vec<Arc<Py<PyAny>>>> {
+    HUBS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether anybody here may be a green thread.
+#[inline]
+pub(crate) fn are_there(py: Python<'_>) -> bool {
+    IS_ANY.load(Ordering::Acquire) || {
+        let modules = native::module_count(py);
+        modules != MODULES.load(Ordering::Relaxed) && look_for_gevent(py, modules)
+    }
+}
+
+#[cold]
+fn look_for_gevent(py: Python<'_>, modules: usize) -> bool {
+    MODULES.store(modules, Ordering::Relaxed);
+    let looked = is_imported(py).and_then(|is_imported| {
+        if is_imported {
+            py.import("manyhands._gevent")?;
+        }
+        Ok(())
+    });
+    if let Err(failure) = looked {
+        failure.write_unraisable(py, None);
+    }
+    IS_ANY.load(Ordering::Acquire)
+}
+
+/// Whether the program has gevent, and has it ready.
+fn is_imported(py: Python<'_>) -> PyResult<bool> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    let gevent = modules.call_method1("get", ("gevent",))?;
+    Ok(!gevent.is_none() && modules.contains("gevent.hub")? && gevent.hasattr("get_hub")?)
+}
+
+/// What the first hub that has one gives for the caller.
+fn ask(py: Python<'_>, question: &str) -> PyResult<Option<Py<PyAny>>> {
+    let hubs = hubs().clone();
+    for hub in hubs {
+        let answer = hub.call_method0(py, question)?;
+        if !answer.is_none(py) {
+            return Ok(Some(answer));
+        }
+    }
+    Ok(None)
+}
+
+/// The green thread that runs here; `None` if it is the thread itself.
+pub(crate) fn green(py: Python<'_>) -> Option<Py<PyAny>> {
+    ask(py, "green").unwrap_or_else(|failure| {
+        failure.write_unraisable(py, None);
+        None
+    })
+}
+
+/// The wait of a green thread.
+#[derive(Clone)]
+pub(crate) struct GreenWait(Arc<Py<PyAny>>);
+
+impl GreenWait {
+    /// One for the caller; `None` if he can only wait as a thread.
+    pub(crate) fn here(py: Python<'_>) -> PyResult<Option<Self>> {
+        Ok(ask(py, "wait")?.map(|wait| Self(Arc::new(wait))))
+    }
+
+    /// Lets others run until it is woken or `deadline` has come.
+    ///
+    /// # Errors
+    /// What was thrown into the green thread.
+    pub(crate) fn sleep(&self, py: Python<'_>, deadline: Option<Tick>) -> PyResult<()> {
+        let left = deadline.map(|deadline| deadline.since(clock::now()));
+        let seconds = left.as_ref().map(Duration::as_secs_f64);
+        self.0.call_method1(py, pyo3::intern!(py, "sleep"), (seconds,)).map(drop)
+    }
+
+    pub(crate) fn wake(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.call_method0(py, pyo3::intern!(py, "wake")).map(drop)
+    }
+
+    pub(crate) fn close(&self, py: Python<'_>) {
+        if let Err(failure) = self.0.call_method0(py, pyo3::intern!(py, "close")) {
+            failure.write_unraisable(py, None);
+        }
+    }
+
+    pub(crate) fn object(&self) -> &Py<PyAny> {
+        &self.0
+    }
+}
