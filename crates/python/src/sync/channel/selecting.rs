@@ -1,6 +1,6 @@
 //! `manyhands.sync.select` and `aselect`.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -10,7 +10,6 @@ use super::super::waiting::{Waitable, block};
 use super::candidate::Item;
 use super::choice::{Case, Choice, Wish, awaiting};
 use super::classes::Channel;
-use crate::error;
 
 /// Receive from, or send to, the first of several channels that is ready; if several are, one of them at random.
 ///
@@ -57,7 +56,7 @@ pub(crate) fn select(
         (None, patience) => block(py, &choice, patience.deadline())?,
         (chosen, _) => chosen,
     };
-    choice.selected(py, chosen.ok_or_else(|| error::gave_up_waiting(py))?)
+    choice.selected(py, chosen.ok_or_else(|| PyTimeoutError::new_err(()))?)
 }
 
 /// As `select`, as a coroutine; awaiting it gives the channel and the item.
