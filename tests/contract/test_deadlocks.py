@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import pickle
-import random
 import subprocess
 import sys
 import threading
@@ -388,33 +387,6 @@ def test_tasks_that_wait_for_others_while_a_worker_is_left():
         assert pool.submit(tree, 7).result() == 8
         futures = [pool.submit(tree, 1) for _ in range(7)]
         assert [future.result() for future in futures] == [2] * 7
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_legal_schedules_raise_no_alarm(seed):
-    """Every thread takes locks in one order, by all ways there are, and lets go of them in any."""
-    locks = [kind() for kind in (sync.Lock, sync.RLock, sync.Lock, sync.RLock, sync.Lock)]
-
-    def work(number):
-        numbers = random.Random(f"{seed} {number}")
-        for _ in range(300):
-            taken = sorted(numbers.sample(range(5), numbers.randint(1, 4)))
-            held = [lock for lock in (locks[index] for index in taken) if take(lock, numbers.random())]
-            numbers.shuffle(held)
-            for lock in held:
-                lock.release()
-
-    def take(lock, how):
-        if how < 0.2:
-            return lock.acquire(blocking=False)
-        return lock.acquire(timeout=60) if how < 0.4 else lock.acquire()
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", mh.LockOrderWarning)
-        with mh.ThreadExecutor(4) as pool:
-            for future in [pool.submit(work, number) for number in range(4)]:
-                future.result()
-    assert not any(lock.locked() for lock in locks)
 
 
 @pytest.mark.parametrize(
