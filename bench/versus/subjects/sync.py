@@ -127,6 +127,30 @@ def uncontended(name: str, statement: str, ours: Any, theirs: Any, peer: str, ba
     )
 
 
+def watched(statement: str, it: Any) -> Measure:
+    """The same with deadlocks looked for."""
+    unwatched = timed(statement, it=it)
+
+    def measure(size: int) -> dict[str, float]:
+        sync.detect_deadlocks()
+        try:
+            return unwatched(size)
+        finally:
+            sync.detect_deadlocks(False)
+
+    return measure
+
+
+def under_detection(name: str, statement: str, it: Any) -> Subject:
+    """A statement about `it` with deadlocks looked for, against the same without."""
+    how = f"`{statement}` in a loop, in one thread, with `detect_deadlocks()` and without."
+    title = f"`{name}`, with deadlocks looked for"
+    without = timed(statement, it=it)
+    return subject(
+        f"{name}-watched", title, how, 100_000, watched(statement, it), "unwatched", without, Times(1 / 3)
+    )
+
+
 def threads(
     name: str,
     title: str,
@@ -210,6 +234,9 @@ SUBJECTS = (
         timed("it.read(); it.unread()", it=UsualRWLock()),
         Times(10),
     ),
+    under_detection("Lock", TAKE, sync.Lock()),
+    under_detection("RLock", TAKE, sync.RLock()),
+    under_detection("RWLock", TAKE, sync.RWLock().read),
     subject(
         "AtomicInt",
         "`AtomicInt.add`",

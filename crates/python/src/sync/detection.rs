@@ -133,7 +133,7 @@ fn made(noun: &str, site: Option<&str>) -> String {
 fn check_order(py: Python<'_>, who: Who, thing: Thing, class: Class) -> PyResult<()> {
     let held: Vec<Class> = {
         let state = state();
-        if state.is_in_order(who, class) {
+        if state.is_in_order(who, thing, class) {
             return Ok(());
         }
         state.held_by(who).iter().filter(|(held, _)| *held != thing).map(|(_, class)| *class).collect()

@@ -144,11 +144,11 @@ impl State {
         self.held.get(&who).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Whether it was seen before that somebody who holds what `who` does takes a lock of `class`.
-    pub(super) fn is_in_order(&self, who: Who, class: Class) -> bool {
-        let held = self.held_by(who);
-        let chain = held.iter().fold(Chain::EMPTY, |chain, (_, class)| chain.with(*class));
-        held.is_empty() || self.orders.is_known(chain.with(class))
+    /// Whether it was seen before that somebody who holds what `who` does, but for `thing`, takes a lock of `class`.
+    pub(super) fn is_in_order(&self, who: Who, thing: Thing, class: Class) -> bool {
+        let others = self.held_by(who).iter().filter(|(held, _)| *held != thing);
+        let chain = others.fold(Chain::EMPTY, |chain, (_, class)| chain.with(*class));
+        chain == Chain::EMPTY || self.orders.is_known(chain.with(class))
     }
 
     /// `who`, who is or runs on that thread, has it alone.

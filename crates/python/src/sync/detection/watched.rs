@@ -74,7 +74,7 @@ impl Watched {
         let (thing, class, who) = (self.thing(), self.class(), Who(taker));
         let is_in_order = {
             let mut state = state();
-            let is_in_order = !is_bound || state.is_in_order(who, class);
+            let is_in_order = !is_bound || state.is_in_order(who, thing, class);
             state.hold(who, who::this_thread(), thing, class);
             is_in_order
         };
