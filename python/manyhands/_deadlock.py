@@ -83,7 +83,7 @@ def _name(who: _Someone) -> str:
 
 def _stack_of(who: _Someone) -> str:
     if isinstance(who, int):
-        return _formatted(_caller() if who == threading.get_ident() else sys._current_frames().get(who))
+        return _formatted(_outside(sys._current_frames().get(who)))
     if who is None or isinstance(who, str):
         return ""
     if not _is_task(who):
@@ -106,11 +106,18 @@ def _current_task() -> asyncio.Task[Any] | None:
 
 
 def _caller() -> FrameType | None:
-    """Return the innermost frame that is not of this module."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__") == __name__:
+    """Return the innermost frame of the running thread that is not of this module."""
+    return _outside(sys._getframe(1))
+
+
+def _outside(innermost: FrameType | None) -> FrameType | None:
+    """Return the frame that called this module, if any did: another thread may be about to look at itself."""
+    frame, outside = innermost, innermost
+    while frame is not None:
+        if frame.f_globals.get("__name__") == __name__:
+            outside = frame.f_back
         frame = frame.f_back
-    return frame
+    return outside
 
 
 def _formatted(frame: FrameType | None) -> str:
