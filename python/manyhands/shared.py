@@ -29,6 +29,7 @@ __all__ = [
     "Dict",
     "Event",
     "Lock",
+    "Queue",
     "RLock",
     "RWLock",
     "Semaphore",
@@ -38,6 +39,7 @@ __all__ = [
 _N = TypeVar("_N", int, float)
 _K = TypeVar("_K")
 _V = TypeVar("_V")
+_T = TypeVar("_T")
 
 
 class Value(_core.SharedValue[_N]):
@@ -250,6 +252,46 @@ class Semaphore(_core.SharedSemaphore):
         >>> with connections:
         ...     connections.value
         3
+    """
+
+    __slots__ = ()
+
+
+class Queue(_core.SharedQueue[_T]):
+    """A queue that processes share, first in, first out.
+
+    What was put is there for all when ``put`` returns: no thread and no server passes it on, so it is not
+    lost when the process that put it ends. If a process is killed while it puts, nobody sees a part of its
+    item; if it is killed while it takes, that one item may be gone with it, or be taken by another.
+
+    Bytes go as they are, simple values (numbers, strings, None, tuples of these) by a short way, everything
+    else by pickle; an array's memory is copied once on each side. A ``memoryview`` arrives as bytes.
+    Unpickling runs code of whoever put the item: a process of the same user to which somebody gave the queue.
+
+    Memory for the items is made as it is needed and used again; it does not become less.
+
+    Args:
+        maxsize: The most items that it holds, for more of which ``put`` waits; 0 or less for any number.
+        name: For others to `open` it by.
+
+    Raises:
+        FileExistsError: There is one of the name.
+
+    Thread safety: every method may be called from any thread of any process.
+
+    Example:
+        >>> import manyhands as mh
+        >>> lines = mh.shared.Queue()
+        >>> with mh.ProcessExecutor(2) as pool:
+        ...     done = mh.wait([pool.submit(lines.put, word) for word in ("to", "be")])
+        >>> sorted([lines.get(), lines.get()])
+        ['be', 'to']
+        >>> lines.put_many(range(5))
+        5
+        >>> lines.get_many(3), lines.qsize()
+        ([0, 1, 2], 2)
+
+    Source: ``queue.Queue`` of CPython 3.13, whose methods and errors it has.
     """
 
     __slots__ = ()

@@ -12,6 +12,7 @@ from watching import eventually, program, seeds
 
 PRELUDE = """
 import os, random, signal, sys, threading, time, manyhands as mh
+from queue import Empty, Full
 
 def child(run):
     if pid := os.fork():
@@ -199,7 +200,15 @@ def test_a_thousand_deaths_leave_nothing_stuck(seed):
     text = """
 lock, rlock, semaphore = mh.shared.Lock(), mh.shared.RLock(), mh.shared.Semaphore(3)
 rwlock, condition, event = mh.shared.RWLock(), mh.shared.Condition(), mh.shared.Event()
-value = mh.shared.Value(0)
+value, queue = mh.shared.Value(0), mh.shared.Queue(3)
+sizes = [0, 500, 3000, 50_000]
+def use_queue(mine):
+    item = bytes(mine.choice(sizes))
+    try:
+        queue.put(item, timeout=mine.random() / 1000)
+        assert len(queue.get(timeout=mine.random() / 1000)) in sizes
+    except (Full, Empty):
+        pass
 def mix():
     mine = random.Random()
     while True:
@@ -210,6 +219,7 @@ def mix():
             condition.wait(timeout=mine.random() / 1000)
         event.set()
         event.clear()
+        use_queue(mine)
 for _ in range(250):
     pids = [child(mix) for _ in range(2)]
     before = value.value
@@ -220,6 +230,8 @@ for _ in range(250):
         kill(pid)
 assert lock.acquire() and rlock.acquire() and rwlock.acquire_write() and condition.acquire()
 assert all(semaphore.acquire() for _ in range(3)) and not semaphore.acquire(blocking=False)
+assert all(len(queue.get()) in sizes for _ in range(queue.qsize()))
+assert queue.put_many([bytes(50_000)] * 4, block=False) == 3
 print("all free")
 """
     assert run(text, seed * 1000 + random.Random(seed).randrange(1000)) == ["all", "free"]
@@ -267,6 +279,81 @@ for _ in range(60):
 print("whole")
 """
     assert run(text, seed) == ["whole"]
+
+
+QUEUE = """
+queue = mh.shared.Queue(20)
+memory = queue.__reduce__()[1][1][1]
+def filling(number):
+    # In a record, in pages, and more than a page.
+    return str(number) * [1, 100, 700, 5000][number % 4]
+"""
+
+
+@seeds(3)
+def test_of_items_of_others_none_is_lost_when_who_puts_is_killed(seed):
+    """What one of them has put are its first items, whole and in order, perhaps one that it did not note."""
+    text = """
+noted = mh.shared.Array("q", 40)
+def put(mine):
+    number = 0
+    while True:
+        queue.put((mine, number, filling(number)))
+        number += 1
+        noted[mine] = number
+got = [0] * 40
+def take(wait):
+    mine, number, text = queue.get(timeout=wait)
+    assert (number, text) == (got[mine], filling(number))
+    got[mine] += 1
+for first in range(0, 40, 2):
+    pids = [child(lambda mine=mine: put(mine)) for mine in (first, first + 1)]
+    while not all(got[first : first + 2]):
+        take(20)
+    for _ in range(chance.randrange(100)):
+        take(20)
+    time.sleep(chance.random() / 1000)
+    for pid in pids:
+        kill(pid)
+while not queue.empty():
+    take(0)
+assert all(noted[mine] <= got[mine] <= noted[mine] + 1 for mine in range(40)), (noted[:], got)
+print("whole", os.fstat(memory).st_size < 4_000_000)
+"""
+    assert run(QUEUE + text, seed) == ["whole", "True"]
+
+
+@seeds(3)
+def test_who_is_killed_while_it_takes_has_taken_one_item_at_most(seed):
+    text = """
+taken, turns = mh.shared.Dict(), mh.shared.Counter()
+last = mh.shared.Value(0)
+def hammer():
+    while True:
+        number, text = queue.get()
+        assert text == filling(number)
+        taken.add(number)
+        turns.add(1)
+def put():
+    while True:
+        number = last.value
+        queue.put((number, filling(number)))
+        last.value = number + 1
+putter = child(put)
+churn(hammer, turns, 3, 40)
+while queue.qsize() < 20:
+    time.sleep(0)
+kill(putter)
+while not queue.empty():
+    number, text = queue.get()
+    assert text == filling(number)
+    taken.add(number)
+counts = taken.copy()
+assert set(counts.values()) == {1}, "one came twice"
+assert last.value - 43 <= len(counts) <= last.value + 1, (last, len(counts))
+print("whole", os.fstat(memory).st_size < 4_000_000)
+"""
+    assert run(QUEUE + text, seed) == ["whole", "True"]
 
 
 @seeds(3)

@@ -287,6 +287,9 @@ WAITS = {
     "Event": "wait = mh.shared.Event().wait",
     "Barrier": "wait = mh.shared.Barrier(2).wait",
     "Condition": "c = mh.shared.Condition(); c.acquire(); wait = c.wait",
+    "Queue.get": "wait = mh.shared.Queue().get",
+    "Queue.put": "q = mh.shared.Queue(1); q.put(1); wait = lambda: q.put(2)",
+    "Queue.join": "q = mh.shared.Queue(); q.put(1); wait = q.join",
 }
 INTERRUPTED = """
 import sys, threading, manyhands as mh

@@ -1,4 +1,4 @@
-"""State that processes share: numbers and locks, against `multiprocessing`'s."""
+"""State that processes share: numbers, locks and queues, against `multiprocessing`'s."""
 
 from __future__ import annotations
 
@@ -74,6 +74,27 @@ def hold(lock: Any, size: int) -> None:
             pass
 
 
+def passed(queue: Any, item: object, size: int) -> dict[str, float]:
+    """What it takes until another process has got as many items as this one puts, as fast as it can."""
+    ours, theirs = SPAWN.Pipe()
+    taker = SPAWN.Process(target=_take, args=(queue, theirs, size))
+    taker.start()
+    ours.recv()
+    began = time.perf_counter()
+    for _ in range(size):
+        queue.put(item)
+    seconds = ours.recv() - began
+    taker.join()
+    return {"each": seconds / size}
+
+
+def _take(queue: Any, connection: Any, size: int) -> None:
+    connection.send("ready")
+    for _ in range(size):
+        queue.get()
+    connection.send(time.perf_counter())
+
+
 def added(make: Callable[[], Any], work: Callable[[Any, int], object], size: int) -> dict[str, float]:
     value = make()
     seconds = at_once(work, value, size)
@@ -121,6 +142,27 @@ SUBJECTS = (
         ours=lambda size: used(mh.shared.Dict(), size),
         peers={PEER: used_by_manager},
         metrics=[Metric("get", "get", "s", [Times(100)]), Metric("set", "set", "s", [Times(100)])],
+        section="shared",
+    ),
+    Subject(
+        name="shared-queue",
+        title="a queue of processes",
+        how="One process puts a number, another takes it, both as fast as they can; at most a thousand lie "
+        "between them.",
+        size=50_000,
+        ours=lambda size: passed(mh.shared.Queue(1000), 7, size),
+        peers={PEER: lambda size: passed(SPAWN.Queue(1000), 7, size)},
+        metrics=[Metric("each", "put and get", "s", [Times(5)])],
+        section="shared",
+    ),
+    Subject(
+        name="shared-queue-large",
+        title="a queue of processes, for bytes by the mebibyte",
+        how="The same with `bytes` of 1 MiB, of which at most eight lie between them.",
+        size=300,
+        ours=lambda size: passed(mh.shared.Queue(8), bytes(1 << 20), size),
+        peers={PEER: lambda size: passed(SPAWN.Queue(8), bytes(1 << 20), size)},
+        metrics=[Metric("each", "put and get", "s", [Times(5)])],
         section="shared",
     ),
     Subject(

@@ -82,7 +82,7 @@ mod _core {
     #[pymodule_export]
     use crate::shared::{
         SharedArray, SharedBarrier, SharedCondition, SharedCounter, SharedDict, SharedEvent, SharedLock,
-        SharedRLock, SharedRWLock, SharedRWLockGuard, SharedSemaphore, SharedValue, open_shared,
+        SharedQueue, SharedRLock, SharedRWLock, SharedRWLockGuard, SharedSemaphore, SharedValue, open_shared,
     };
     #[pymodule_export]
     use crate::supervisor::{Process, ProcessPool};

@@ -2,10 +2,12 @@
 #![expect(unsafe_code, reason = "the one file of this crate that calls the C API directly")]
 
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 /// Makes an instance as `class.__new__(class)` does, without looking up and calling `__init__`.
 pub(crate) fn new_without_init<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
@@ -19,6 +21,60 @@ pub(crate) fn new_without_init<'py>(class: &Bound<'py, PyType>) -> PyResult<Boun
     let object = unsafe { new(pointer, arguments.as_ptr(), std::ptr::null_mut()) };
     // SAFETY: see above: a new reference, which the Bound takes over, or NULL with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, object) }
+}
+
+/// A byte string that is being filled from its beginning on.
+pub(crate) struct Filling {
+    next: *mut u8,
+    room: usize,
+}
+
+// SAFETY: the memory is written through this alone, wherever it goes; it belongs to a byte string that nobody else has yet.
+unsafe impl Send for Filling {}
+
+impl Filling {
+    /// Appends the first `len` bytes that lie in the words; `None` if there is no room for them, or not so many.
+    pub(crate) fn append(&mut self, words: &[AtomicU64], len: usize) -> Option<()> {
+        let (whole, rest) = (len / size_of::<u64>(), len % size_of::<u64>());
+        let words = words.get(..len.div_ceil(size_of::<u64>()))?;
+        self.room = self.room.checked_sub(len)?;
+        for word in &words[..whole] {
+            self.put(&word.load(Ordering::Relaxed).to_le_bytes());
+        }
+        if let Some(word) = words.get(whole) {
+            self.put(&word.load(Ordering::Relaxed).to_le_bytes()[..rest]);
+        }
+        Some(())
+    }
+
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        // SAFETY: `append` has seen that there is room for all that it puts, in memory that nothing else refers to.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.next, bytes.len()) };
+        // SAFETY: as above: at most the end of the memory.
+        self.next = unsafe { self.next.add(bytes.len()) };
+    }
+}
+
+/// A byte string of `len` bytes, filled by `fill`; `None` if that says so, or leaves some out. Its memory is not written
+/// twice.
+pub(crate) fn new_bytes(
+    py: Python<'_>,
+    len: usize,
+    fill: impl FnOnce(&mut Filling) -> Option<()>,
+) -> PyResult<Option<Bound<'_, PyBytes>>> {
+    let size = ffi::Py_ssize_t::try_from(len)
+        .map_err(|_| PyMemoryError::new_err("found no room for so many bytes"))?;
+    // SAFETY: without bytes to copy, the function makes a string whose content is to be written before anybody sees it.
+    let object = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), size) };
+    // SAFETY: a new reference, or NULL with an exception set.
+    let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?;
+    // SAFETY: a byte string, whose memory lies within it.
+    let next = unsafe { ffi::PyBytes_AsString(object.as_ptr()) }.cast();
+    let mut filling = Filling { next, room: len };
+    // One that is not filled is dropped, which does not look at its content.
+    let is_filled = fill(&mut filling).is_some() && filling.room == 0;
+    is_filled.then(|| object.cast_into::<PyBytes>()).transpose().map_err(PyErr::from)
 }
 
 type Call = unsafe extern "C" fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject;

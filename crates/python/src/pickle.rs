@@ -70,6 +70,11 @@ impl Parts {
         Ok(Self { stream, buffers, layout })
     }
 
+    /// The pieces of the stream, and the buffers.
+    pub(crate) fn pieces(&self) -> (&[PyBuffer<u8>], &[PyBuffer<u8>]) {
+        (&self.stream, &self.buffers)
+    }
+
     /// How many bytes the whole takes.
     pub(crate) fn len(&self) -> usize {
         self.layout.end()

@@ -213,6 +213,22 @@ impl Lent {
     }
 }
 
+/// Copies a part of the memory of a Python object; `None` if there is not so much, or not in one piece.
+pub(crate) fn copy(source: &PyBuffer<u8>, start: usize, target: &mut [u8]) -> Option<()> {
+    let source = source.as_slice_ptr()?;
+    if start.checked_add(target.len())? > source.len() {
+        return None;
+    }
+    // SAFETY: so far within the memory, as was just looked up.
+    // Breaks if: the comparison goes. Exercised by: tests/unit/test_shared_queue.py.
+    let part = unsafe { source.as_ptr().cast::<u8>().add(start) };
+    // SAFETY: the object that lent its memory keeps it where it is as long as `source` lives. Others may write there
+    // meanwhile, so it is not spoken of as a slice; the target is this call's alone.
+    // Breaks if: the buffer is released before. Exercised by: tests/unit/test_shared_queue.py.
+    unsafe { std::ptr::copy_nonoverlapping(part, target.as_mut_ptr(), target.len()) };
+    Some(())
+}
+
 /// Copies the memory of a Python object to `offset` of a segment.
 pub(crate) fn fill(target: &mut Segment, offset: usize, source: &PyBuffer<u8>) -> io::Result<()> {
     let Some(source) = source.as_slice_ptr() else {

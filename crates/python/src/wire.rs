@@ -34,11 +34,15 @@ const MOST_ELEMENTS: usize = u8::MAX as usize;
 /// # Errors
 /// What pickling raised; nothing is appended then.
 pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
-    if encode_scalar(value, out) || encode_tuple(value, out) {
-        return Ok(());
+    if !encode_simple(value, out) {
+        push_long(PICKLE, &parcel::dump(value)?, out);
     }
-    push_long(PICKLE, &parcel::dump(value)?, out);
     Ok(())
+}
+
+/// Appends a value that need not be pickled; `false`, and nothing appended, for any other.
+pub(crate) fn encode_simple(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
+    encode_scalar(value, out) || encode_tuple(value, out)
 }
 
 /// How long an item took, and how much of that on a processor if that was measured.

@@ -7,14 +7,34 @@
 //! whatever is read from them is checked where it is used as a number of something else.
 
 pub mod barrier;
+pub mod bell;
 pub mod condition;
+mod copy;
 pub mod dict;
 pub mod event;
 pub mod lock;
 pub mod number;
+pub mod queue;
 pub mod rwlock;
 pub mod seats;
 pub mod semaphore;
+
+use crate::prim::atomic::AtomicU64;
+
+/// Memory that may become more.
+pub trait Memory {
+    /// Why it cannot.
+    type Error;
+
+    /// The words up to that one, if they are there.
+    fn words(&self, end: usize) -> Option<&[AtomicU64]>;
+
+    /// Sees to it that there are so many words.
+    ///
+    /// # Errors
+    /// If there is no room.
+    fn grow(&self, end: usize) -> Result<(), Self::Error>;
+}
 
 /// A process: its number, and the time of its start, for numbers are given again.
 ///

@@ -30,6 +30,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use manyhands_engine::shared::Memory;
 use rustix::fs::{Mode, SealFlags, fchmod, fcntl_get_seals, fstat};
 use rustix::process::geteuid;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -294,6 +295,18 @@ fn check_name(name: Option<&str>) -> io::Result<()> {
             ))
         }
         _ => Ok(()),
+    }
+}
+
+impl Memory for Shared {
+    type Error = io::Error;
+
+    fn words(&self, end: usize) -> Option<&[AtomicU64]> {
+        self.words_to(end)
+    }
+
+    fn grow(&self, end: usize) -> io::Result<()> {
+        Self::grow(self, end)
     }
 }
 

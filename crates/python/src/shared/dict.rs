@@ -24,22 +24,7 @@ const LOCK: usize = dict::SPARE;
 /// Whoever copies more lets others run meanwhile.
 const QUICK: usize = 1 << 20;
 
-/// The segment, as the rules see it.
-struct Memory(Arc<Shared>);
-
-impl dict::Memory for Memory {
-    type Error = io::Error;
-
-    fn words(&self, end: usize) -> Option<&[AtomicU64]> {
-        self.0.words_to(end)
-    }
-
-    fn grow(&self, end: usize) -> io::Result<()> {
-        self.0.grow(end)
-    }
-}
-
-type Rules<'a> = dict::Dict<'a, Memory>;
+type Rules<'a> = dict::Dict<'a, Shared>;
 /// A key and a value, as bytes.
 type Pair = (Vec<u8>, Value<Vec<u8>>);
 type Outcome<R> = Result<R, Failure<io::Error>>;
@@ -47,7 +32,7 @@ type Outcome<R> = Result<R, Failure<io::Error>>;
 /// The core of `manyhands.shared.Dict`.
 #[pyclass(frozen, subclass, name = "SharedDict", module = "manyhands._core", generic, mapping)]
 pub(crate) struct Dict {
-    memory: Memory,
+    memory: Arc<Shared>,
     lock: Core,
 }
 
@@ -112,7 +97,7 @@ impl Dict {
         bytes: usize,
         body: impl FnOnce(&Rules<'_>) -> Outcome<R> + Send,
     ) -> PyResult<R> {
-        let guard = &self.memory.0.words()[GUARD];
+        let guard = &self.memory.words()[GUARD];
         let run = |held: Held<'_>| {
             let rules = Rules::new(&self.memory)?;
             if held.is_abandoned() {
@@ -191,7 +176,7 @@ impl Dict {
                 .map_err(|error| unmade(DICT, name, error))
         };
         let shared = Arc::new(place.map_or_else(create, |place| open(place, &[DICT], LEAST))?);
-        let made = Self { memory: Memory(Arc::clone(&shared)), lock: Core::at(shared, LOCK, true) };
+        let made = Self { memory: Arc::clone(&shared), lock: Core::at(shared, LOCK, true) };
         if let Some(content) = content {
             made.set_all(py, &pairs(py, Some(content), None)?)?;
         }
@@ -210,7 +195,7 @@ impl Dict {
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
-        reduce(slf.as_any(), Place::of(&slf.get().memory.0))
+        reduce(slf.as_any(), Place::of(&slf.get().memory))
     }
 
     fn __len__(&self) -> PyResult<usize> {

@@ -27,7 +27,7 @@ use std::ops::Range;
 use area::{Area, Place, Shape};
 use hash::Key;
 
-use super::number;
+use super::{Memory, number};
 use crate::prim::atomic::{AtomicU64, Ordering, fence};
 
 /// The word of the guard.
@@ -43,21 +43,6 @@ const FIRST: usize = 16;
 pub const LEAST: usize = FIRST + 512;
 /// How often a reader tries before it asks for the guard, so that writers do not keep it for ever.
 const TRIES: u32 = 8;
-
-/// The memory of a dict, which may become more.
-pub trait Memory {
-    /// Why it cannot become more.
-    type Error;
-
-    /// The words up to that one, if they are there.
-    fn words(&self, end: usize) -> Option<&[AtomicU64]>;
-
-    /// Sees to it that there are so many words.
-    ///
-    /// # Errors
-    /// If there is no room.
-    fn grow(&self, end: usize) -> Result<(), Self::Error>;
-}
 
 /// A value, as it is read and written.
 #[derive(Debug, Clone, PartialEq)]
