@@ -19,13 +19,21 @@ use super::who::{self, Generation, NOBODY};
 #[derive(Default)]
 struct Present {
     writer: u64,
+    /// The thread of the writer.
+    thread: u64,
     /// Not many at a time, as a rule: then this is faster to look through than any table.
-    readers: Vec<(u64, usize)>,
+    readers: Vec<Reader>,
+}
+
+struct Reader {
+    who: u64,
+    thread: u64,
+    times: usize,
 }
 
 impl Present {
     fn reader(&self, who: u64) -> Option<usize> {
-        self.readers.iter().position(|(reader, _)| *reader == who)
+        self.readers.iter().position(|reader| reader.who == who)
     }
 
     fn reads(&self, who: u64) -> bool {
@@ -101,10 +109,10 @@ impl Inner {
             }
         }
         match mode {
-            Mode::Write => self.present.writer = who,
+            Mode::Write => (self.present.writer, self.present.thread) = (who, thread),
             Mode::Read => match self.present.reader(who) {
-                Some(position) => self.present.readers[position].1 += 1,
-                None => self.present.readers.push((who, 1)),
+                Some(position) => self.present.readers[position].times += 1,
+                None => self.present.readers.push(Reader { who, thread, times: 1 }),
             },
         }
     }
@@ -112,7 +120,7 @@ impl Inner {
     /// Takes note that somebody leaves; a reader may have somebody else stop reading for him.
     fn forget(&mut self, mode: Mode, who: u64) {
         if mode == Mode::Write {
-            self.present.writer = NOBODY;
+            (self.present.writer, self.present.thread) = (NOBODY, NOBODY);
             if detection::is_on() {
                 self.watched.given();
             }
@@ -120,12 +128,12 @@ impl Inner {
         }
         let position = self.present.reader(who).unwrap_or(0);
         let readers = &mut self.present.readers;
-        if let Some((reader, times)) = readers.get_mut(position) {
+        if let Some(reader) = readers.get_mut(position) {
             if detection::is_on() {
-                self.watched.unshared(*reader);
+                self.watched.unshared(reader.who);
             }
-            *times -= 1;
-            if *times == 0 {
+            reader.times -= 1;
+            if reader.times == 0 {
                 readers.swap_remove(position);
             }
         }
@@ -145,8 +153,8 @@ impl Inner {
                 "found that the caller reads and a writer waits for him, expected that he reads once at a time",
             );
         }
-        let is_gone = who::is_gone(self.present.writer)
-            || mode == Mode::Write && self.present.readers.iter().any(|(reader, _)| who::is_gone(*reader));
+        let is_gone = who::is_gone(self.present.thread)
+            || mode == Mode::Write && self.present.readers.iter().any(|reader| who::is_gone(reader.thread));
         is_gone.then_some(
             "found it held by a thread that was left behind by a fork, expected one that can release it",
         )

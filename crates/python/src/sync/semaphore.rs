@@ -1,8 +1,10 @@
 //! `manyhands.sync.Semaphore` and `BoundedSemaphore`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use manyhands_engine::line::Ticket;
 use manyhands_engine::permits::{GaveUp, Permits};
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -10,11 +12,15 @@ use super::awaiting::{Awaiting, Done, awaiting, nothing, yes};
 use super::detection::{self, Watched};
 use super::patience::Patience;
 use super::waiting::{Entered, Waitable, Waiter, block, take_or_join, wake_all};
-use super::who::{self, Generation};
+use super::who::{self, Generation, NOBODY};
 
 /// Permits that anybody takes and gives.
 pub(crate) struct Counted {
     permits: Permits<Waiter>,
+    /// Whether there were any at first: otherwise who takes one does not borrow it.
+    is_lent: bool,
+    /// The number of the thread that took one last.
+    taker: AtomicU64,
     generation: Generation,
     watched: Watched,
 }
@@ -26,12 +32,14 @@ impl Counted {
         };
         let most = if is_bounded { value } else { Permits::<Waiter>::LIMIT };
         let watched = Watched::new("semaphore");
-        Ok(Self { permits: Permits::new(value, most), generation: Generation::new(), watched })
+        let (taker, generation) = (AtomicU64::new(NOBODY), Generation::new());
+        Ok(Self { permits: Permits::new(value, most), is_lent: value > 0, taker, generation, watched })
     }
 
     #[inline]
     fn take(&self, py: Python<'_>, patience: &Patience) -> PyResult<bool> {
         if self.permits.try_take() {
+            self.note_taken();
             return Ok(true);
         }
         match patience {
@@ -58,6 +66,25 @@ impl Counted {
         self.give(py, 1)
     }
 
+    #[inline]
+    fn note_taken(&self) {
+        self.taker.store(who::this_thread(), Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// There is none, and whoever took the last one does not exist in this process.
+    fn refuse_orphan(&self) -> PyResult<()> {
+        self.dismiss();
+        let is_orphan = self.is_lent && who::is_gone(self.taker.load(Ordering::Relaxed));
+        if is_orphan && self.permits.free() == 0 {
+            return Err(PyRuntimeError::new_err(
+                "could not acquire semaphore: found its last permit taken by a thread that was left behind by a fork, \
+                 expected one that can release it",
+            ));
+        }
+        Ok(())
+    }
+
     fn is_bounded(&self) -> bool {
         self.permits.most() != Permits::<Waiter>::LIMIT
     }
@@ -75,7 +102,8 @@ impl Counted {
     #[cold]
     fn give_to_waiters(&self, py: Python<'_>, count: usize) -> PyResult<()> {
         self.dismiss();
-        let wakes = self.permits.give(count, |_| ()).map_err(|_| self.too_many())?;
+        let hand = |waiter: &Waiter| self.taker.store(waiter.thread_number(), Ordering::Relaxed);
+        let wakes = self.permits.give(count, hand).map_err(|_| self.too_many())?;
         wake_all(py, self, wakes);
         Ok(())
     }
@@ -124,17 +152,24 @@ impl Waitable for Counted {
     type Gain = ();
 
     fn try_now(&self, _py: Python<'_>) -> PyResult<Option<()>> {
-        Ok(self.permits.try_take_in_turn().then_some(()))
+        let taken = self.permits.try_take_in_turn();
+        if taken {
+            self.note_taken();
+        }
+        Ok(taken.then_some(()))
     }
 
     fn enter(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
-        self.dismiss();
+        self.refuse_orphan()?;
         // Permits of one without bounds may come from anybody.
         let watched = (detection::is_on() && self.is_bounded()).then(|| waiter.who());
         if let Some(who) = watched {
             self.watched.waits_for_permit(py, who, waiter.manner(), self.permits.most())?;
         }
         let ticket = take_or_join(py, self, &self.permits, waiter);
+        if ticket.is_none() {
+            self.note_taken();
+        }
         match (watched, ticket) {
             (Some(who), Some(ticket)) => self.watched.joins(ticket, who),
             (Some(who), None) => detection::stops(who),
@@ -145,6 +180,9 @@ impl Waitable for Counted {
 
     fn poll(&self, _py: Python<'_>, ticket: Ticket) -> PyResult<Option<()>> {
         let through = self.permits.poll(ticket);
+        if through {
+            self.note_taken();
+        }
         if through && detection::is_on() {
             self.watched.leaves(ticket, false);
         }
@@ -201,6 +239,7 @@ macro_rules! semaphore {
             ///
             /// Raises:
             ///     ValueError: A timeout without blocking.
+            ///     RuntimeError: There is none, and a thread took the last one that a fork has left behind.
             #[pyo3(signature = (blocking=None, timeout=None), text_signature = "($self, blocking=True, timeout=None)")]
             fn acquire(
                 &self,
