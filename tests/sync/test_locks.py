@@ -384,3 +384,18 @@ def test_in_a_forked_child_those_who_waited_in_the_parent_are_forgotten():
     assert in_a_fork(use) == "ok"
     semaphore.release(2)
     assert all(thread.result() for thread in waiting)
+
+
+def test_an_rlock_of_a_task_that_is_gone_belongs_to_no_other():
+    lock = RLock()
+
+    async def owns():
+        return lock._is_owned()
+
+    async def main():
+        await asyncio.create_task(lock.aacquire())
+        gc.collect()
+        assert not any([await asyncio.create_task(owns()) for _ in range(100)])
+
+    asyncio.run(main())
+    assert lock.locked()

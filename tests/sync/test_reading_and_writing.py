@@ -1,6 +1,7 @@
 """RWLock, Latch and the atomics."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -221,3 +222,17 @@ def test_one_alone_sets_a_flag():
     winners = [thread.result() for thread in [Background(flag.set) for _ in range(8)]]
     assert winners.count(True) == 1
     assert (bool(flag), flag.clear(), flag.clear(), flag.is_set()) == (True, True, False, False)
+
+
+def test_a_task_that_is_gone_without_releasing_is_taken_for_no_other():
+    lock = RWLock()
+
+    async def main():
+        await asyncio.create_task(lock.write.aacquire())
+        gc.collect()
+        for _ in range(20):
+            # Who wrote himself would be told so instead of waiting.
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(lock.read.aacquire(), 0.001)
+
+    asyncio.run(main())
