@@ -155,3 +155,93 @@ mod tests {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::thread;
+
+    use super::*;
+    use crate::permits::sleeper::Sleeper;
+    use crate::prim::{Arc, Mutex, lock};
+
+    /// A queue of room for one: how many items, those who want one, those who have one to put.
+    #[derive(Default)]
+    struct Desk {
+        items: usize,
+        getters: Turnstile<Sleeper>,
+        putters: Turnstile<Sleeper>,
+    }
+
+    impl Desk {
+        fn side(&mut self, gets: bool) -> (&mut Turnstile<Sleeper>, usize) {
+            if gets { (&mut self.getters, self.items) } else { (&mut self.putters, 1 - self.items) }
+        }
+
+        fn pass(&mut self, gets: bool) {
+            if gets { self.items -= 1 } else { self.items += 1 }
+        }
+
+        fn wake(&mut self) {
+            let (items, room) = (self.items, 1 - self.items);
+            for (_, sleeper) in self.getters.summon(items).into_iter().chain(self.putters.summon(room)) {
+                sleeper.wake();
+            }
+        }
+    }
+
+    /// Gets or puts an item, and waits for it.
+    fn go(desk: &Mutex<Desk>, gets: bool) {
+        let sleeper = Sleeper::new();
+        let mut inner = lock(desk);
+        let (side, available) = inner.side(gets);
+        let mut is_through = side.admits(available);
+        let ticket = (!is_through).then(|| side.join(sleeper.clone()));
+        while let Some(ticket) = ticket.filter(|_| !is_through) {
+            drop(inner);
+            sleeper.sleep();
+            inner = lock(desk);
+            let (side, available) = inner.side(gets);
+            is_through = side.come(available, ticket);
+        }
+        inner.pass(gets);
+        inner.wake();
+    }
+
+    /// Wants an item, and gives up at once.
+    fn look_in(desk: &Mutex<Desk>) {
+        let ticket = {
+            let mut inner = lock(desk);
+            let (side, _) = inner.side(true);
+            side.join(Sleeper::new())
+        };
+        let mut inner = lock(desk);
+        let (side, _) = inner.side(true);
+        if side.leave(ticket) == Left::Called {
+            inner.wake();
+        }
+    }
+
+    fn run(works: [fn(&Mutex<Desk>); 2]) -> usize {
+        let desk = Arc::new(Mutex::new(Desk::default()));
+        let others = works.map(|work| {
+            let desk = Arc::clone(&desk);
+            thread::spawn(move || work(&desk))
+        });
+        go(&desk, true);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        lock(&desk).items
+    }
+
+    /// A lost wake-up is a deadlock, which loom reports.
+    #[test]
+    fn loom_who_puts_and_who_gets_wait_for_each_other() {
+        loom::model(|| {
+            assert_eq!(run([|desk| go(desk, false), |desk| (go(desk, false), go(desk, true)).1]), 0)
+        });
+    }
+
+    #[test]
+    fn loom_who_gives_up_leaves_the_item_to_the_next() {
+        loom::model(|| assert_eq!(run([|desk| go(desk, false), look_in]), 0));
+    }
+}

@@ -80,3 +80,32 @@ fn loom_who_gives_up_never_takes_a_wake_up_along() {
         assert_eq!(permits.free(), 0);
     });
 }
+
+/// One comes in his turn, behind whoever waits; two permits come back, and nobody is left asleep.
+#[test]
+fn loom_who_comes_in_his_turn_gets_there() {
+    loom::model(|| {
+        let permits = Arc::new(Permits::new(0, 2));
+        let others = [true, false].map(|is_polite| {
+            let permits = Arc::clone(&permits);
+            thread::spawn(move || if is_polite { take_in_turn(&permits) } else { take(&permits) })
+        });
+        give(&permits);
+        give(&permits);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert_eq!(permits.free(), 0);
+    });
+}
+
+fn take_in_turn(permits: &Permits<Sleeper>) {
+    if permits.try_take_in_turn() {
+        return;
+    }
+    let sleeper = Sleeper::new();
+    if let Some((ticket, wakes)) = permits.take_in_turn_or_join(sleeper.clone()) {
+        wake_all(wakes);
+        while !permits.poll(ticket) {
+            sleeper.sleep();
+        }
+    }
+}

@@ -5,21 +5,21 @@
 //! again before anything is raised.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use manyhands_engine::line::{Left, Line, Ticket};
+use manyhands_engine::line::Ticket;
+use manyhands_engine::notices::Notices;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::awaiting::{Awaiting, Done, Operation, boolean};
-use super::crowd::Crowd;
 use super::detection::conditions::{self, Deed};
 use super::detection::{self, Watched};
 use super::monitor::{Kept, Monitor};
 use super::patience::Patience;
 use super::waiting::{Entered, Waitable, Waiter, block};
+use super::who::Generation;
 
 /// A condition under a lock, that threads and asyncio tasks wait for alike.
 ///
@@ -49,10 +49,9 @@ use super::waiting::{Entered, Waitable, Waiter, block};
 #[pyclass(frozen, subclass, weakref, module = "manyhands.sync")]
 pub(crate) struct Condition {
     monitor: Monitor,
-    crowd: Crowd<()>,
+    notices: Notices<Waiter>,
+    generation: Generation,
     watched: Watched,
-    /// How many wait, or more. Who has the monitor's lock sees everybody who has joined.
-    waiting: AtomicUsize,
 }
 
 impl Condition {
@@ -74,31 +73,36 @@ impl Condition {
         Ok(())
     }
 
-    fn line<R>(&self, act: impl FnOnce(&mut Line<Waiter>) -> R) -> R {
-        let mut told = self.crowd.lock();
-        let acted = act(&mut told.line);
-        self.waiting.store(told.line.len(), Ordering::Relaxed);
-        acted
+    fn join(&self, waiter: Waiter) -> Ticket {
+        self.dismiss();
+        self.notices.join(waiter)
     }
 
-    fn join(&self, waiter: Waiter) -> Ticket {
-        self.line(|line| line.join(waiter))
+    /// Forgets those whom a fork left behind.
+    fn dismiss(&self) {
+        if self.generation.has_passed() {
+            drop(self.notices.dismiss(Waiter::is_gone));
+        }
     }
 
     fn is_notified(&self, ticket: Ticket) -> bool {
-        !self.crowd.lock().line.contains(ticket)
+        self.notices.has(ticket)
     }
 
     /// Takes somebody out of the line; `true` if he had been notified.
     fn leave(&self, ticket: Ticket) -> bool {
-        self.line(|line| line.leave(ticket)) == Left::Served
+        self.notices.leave(ticket)
     }
 
     /// Notifies so many who can be woken.
     fn notify_some(&self, py: Python<'_>, count: usize) {
-        for _ in 0..count.min(self.waiting.load(Ordering::Relaxed)) {
+        let waiting = self.notices.waiting();
+        if waiting > 0 {
+            self.dismiss();
+        }
+        for _ in 0..count.min(waiting) {
             loop {
-                match self.line(Line::serve) {
+                match self.notices.give() {
                     Some(waiter) if !waiter.wake(py) => {}
                     Some(_) => break,
                     None => return,
@@ -342,8 +346,8 @@ impl Condition {
             Some(lock) => Monitor::of(lock),
             None => Monitor::Reentrant(Py::new(py, super::RLock::new())?),
         };
-        let (waiting, watched) = (AtomicUsize::new(0), Watched::new("condition"));
-        Ok(Self { monitor, crowd: Crowd::new(()), waiting, watched })
+        let (generation, watched) = (Generation::new(), Watched::new("condition"));
+        Ok(Self { monitor, notices: Notices::default(), generation, watched })
     }
 
     /// Take the lock, as its own `acquire` does.
@@ -494,12 +498,12 @@ impl Condition {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let waiting = self.crowd.lock().line.len();
+        let waiting = self.notices.waiting();
         Ok(format!("<Condition({}, {waiting})>", self.monitor.object(py).repr()?))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.monitor.traverse(&visit)?;
-        self.crowd.traverse(&visit)
+        self.notices.try_for_each_waiter(|waiter| waiter.traverse(&visit))
     }
 }

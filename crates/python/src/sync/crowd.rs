@@ -1,4 +1,4 @@
-//! A line of those who wait to be told something: under `Event`, `Condition`, `Barrier` and their like.
+//! A line of those who wait to be told something: under `Barrier`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

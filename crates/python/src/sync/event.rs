@@ -1,48 +1,39 @@
 //! `manyhands.sync.Event`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use manyhands_engine::line::{Left, Ticket};
+use manyhands_engine::door;
+use manyhands_engine::line::Ticket;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::awaiting::{Awaiting, awaiting, yes};
-use super::crowd::{Crowd, tell};
+use super::crowd::tell;
 use super::patience::Patience;
 use super::waiting::{Entered, Waitable, Waiter, block};
+use super::who::Generation;
 
-/// A door that is open or shut. It is opened and shut under the lock of the line, and looked at without.
+/// A door that is open or shut, and threads and tasks before it.
 pub(crate) struct Door {
-    is_open: AtomicBool,
-    crowd: Crowd<()>,
+    inner: door::Door<Waiter>,
+    generation: Generation,
 }
 
 impl Door {
     pub(crate) fn new() -> Self {
-        Self { is_open: AtomicBool::new(false), crowd: Crowd::new(()) }
+        Self { inner: door::Door::default(), generation: Generation::new() }
     }
 
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        // Acquire pairs with the Release in `open`: what came before is seen by whoever gets through.
-        self.is_open.load(Ordering::Acquire)
+        self.inner.is_open()
     }
 
     pub(crate) fn open(&self, py: Python<'_>) {
-        if self.is_open() {
-            return;
-        }
-        let waiters = {
-            let mut crowd = self.crowd.lock();
-            self.is_open.store(true, Ordering::Release);
-            crowd.line.serve_all()
-        };
-        tell(py, &waiters);
+        self.dismiss();
+        tell(py, &self.inner.open());
     }
 
     pub(crate) fn shut(&self) {
-        let _crowd = self.crowd.lock();
-        self.is_open.store(false, Ordering::Relaxed);
+        self.inner.shut();
     }
 
     pub(crate) fn pass(&self, py: Python<'_>, patience: &Patience) -> PyResult<bool> {
@@ -53,8 +44,15 @@ impl Door {
         }
     }
 
+    /// Forgets those whom a fork left behind.
+    fn dismiss(&self) {
+        if self.generation.has_passed() {
+            drop(self.inner.dismiss(Waiter::is_gone));
+        }
+    }
+
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.crowd.traverse(visit)
+        self.inner.try_for_each_waiter(|waiter| waiter.traverse(visit))
     }
 }
 
@@ -66,17 +64,16 @@ impl Waitable for Door {
     }
 
     fn enter(&self, _py: Python<'_>, waiter: Waiter) -> PyResult<Entered<()>> {
-        let mut crowd = self.crowd.lock();
-        Ok(if self.is_open() { Entered::Through(()) } else { Entered::Waits(crowd.line.join(waiter)) })
+        self.dismiss();
+        Ok(self.inner.enter(waiter).map_or(Entered::Through(()), Entered::Waits))
     }
 
-    /// Who was let through stays so, even if the door was shut again before he looked.
     fn poll(&self, _py: Python<'_>, ticket: Ticket) -> PyResult<Option<()>> {
-        Ok((!self.crowd.lock().line.contains(ticket)).then_some(()))
+        Ok((!self.inner.waits(ticket)).then_some(()))
     }
 
     fn leave(&self, _py: Python<'_>, ticket: Ticket) -> Option<()> {
-        (self.crowd.lock().line.leave(ticket) == Left::Served).then_some(())
+        self.inner.leave(ticket).then_some(())
     }
 
     fn give_back(&self, _py: Python<'_>, (): ()) {}
