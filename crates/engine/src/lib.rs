@@ -18,6 +18,7 @@ mod lane;
 pub mod line;
 pub mod notices;
 pub mod once;
+pub mod pacer;
 pub mod park;
 pub mod parts;
 pub mod passage;

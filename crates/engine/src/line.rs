@@ -155,6 +155,23 @@ impl<W> Line<W> {
         self.places.is_empty()
     }
 
+    /// The first in line, to be changed.
+    pub fn first_mut(&mut self) -> Option<&mut W> {
+        self.places.front_mut().map(|place| &mut place.waiter)
+    }
+
+    /// How many are in front of this one, and he himself, to be changed; if he still waits.
+    pub fn find(&mut self, ticket: Ticket) -> Option<(usize, &mut W)> {
+        let position = self.position(ticket)?;
+        self.places.get_mut(position).map(|place| (position, &mut place.waiter))
+    }
+
+    /// The ticket of the first in line.
+    #[must_use]
+    pub fn first_ticket(&self) -> Option<Ticket> {
+        self.places.front().map(|place| place.ticket)
+    }
+
     /// The first in line.
     #[must_use]
     pub fn first(&self) -> Option<&W> {

@@ -219,7 +219,14 @@ impl Gcra {
     /// The earliest tick at which [`try_acquire`](Self::try_acquire) succeeds; the same until it did.
     #[must_use]
     pub fn next(&self) -> Tick {
-        let units = self.arrival.saturating_sub(self.tolerance);
+        self.after(0)
+    }
+
+    /// The earliest tick at which it succeeds after `others` have acquired as soon as they could, if that is not at once.
+    #[must_use]
+    pub fn after(&self, others: usize) -> Tick {
+        let ahead = self.interval.saturating_mul(others as u128);
+        let units = self.arrival.saturating_add(ahead).saturating_sub(self.tolerance);
         u64::try_from(units.div_ceil(self.calls)).map_or(Tick::NEVER, Tick::from_nanos)
     }
 }

@@ -89,7 +89,7 @@ mod _core {
     #[pymodule_export]
     use crate::sync::{
         AtomicFlag, AtomicInt, Awaiting, Barrier, BoundedSemaphore, Channel, Condition, Event, Latch,
-        LifoQueue, Lock, Once, PriorityQueue, Queue, RLock, RWLock, RWLockSide, Semaphore,
+        LifoQueue, Lock, Once, PriorityQueue, Queue, RLock, RWLock, RWLockSide, RateLimiter, Semaphore,
     };
     #[pymodule_export]
     use crate::sync::{aselect, register_hub, select, watch_locks, watches_locks};

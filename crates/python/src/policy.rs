@@ -289,7 +289,11 @@ fn check_retry_on(retry_on: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     )))
 }
 
-fn read_rate(rate: &Bound<'_, PyAny>) -> PyResult<Rate> {
+/// A rate as a text, or as a number per second.
+///
+/// # Errors
+/// `ValueError` or `TypeError` if it is none.
+pub(crate) fn read_rate(rate: &Bound<'_, PyAny>) -> PyResult<Rate> {
     let read = match rate.extract::<String>() {
         Ok(text) => text.parse(),
         Err(_) => Rate::new(

@@ -13,6 +13,7 @@
 //! collector may look at any line.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
 use manyhands_engine::deadlock::waits::Manner;
@@ -149,6 +150,14 @@ impl Waiter {
         }
     }
 
+    /// Has a task woken after a while, unless the handle is cancelled; a thread sees to that itself.
+    pub(crate) fn wake_after(&self, py: Python<'_>, pause: Duration) -> PyResult<Option<Py<PyAny>>> {
+        let Place::Task(place) = &self.place else { return Ok(None) };
+        let (wake, future) = (bridge::wake_function(py)?, place.future().clone_ref(py));
+        let arguments = (pause.as_secs_f64(), wake, future);
+        place.event_loop.call_method1(py, pyo3::intern!(py, "call_later"), arguments).map(Some)
+    }
+
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match &self.place {
             Place::Thread(_) => Ok(()),
@@ -188,6 +197,11 @@ pub(crate) trait Waitable {
 
     /// Takes back what was given to somebody who has no use for it.
     fn give_back(&self, py: Python<'_>, gain: Self::Gain);
+
+    /// When a thread that waits looks without having been woken, if what it waits for comes by itself.
+    fn looks_at(&self) -> Option<Tick> {
+        None
+    }
 }
 
 /// Gets a permit, or a place in the line. A task comes in its turn, for it would save nobody a switch of threads.
@@ -258,6 +272,15 @@ impl Sleeper {
         }
     }
 
+    /// Sleeps until `alarm` at most; whether `deadline` has come.
+    ///
+    /// # Errors
+    /// The same.
+    fn sleep_until(&self, py: Python<'_>, alarm: Tick, deadline: Option<Tick>) -> PyResult<bool> {
+        self.sleep(py, Some(deadline.map_or(alarm, |deadline| deadline.min(alarm))))?;
+        Ok(deadline.is_some_and(|deadline| deadline <= clock::now()))
+    }
+
     /// Sleeps; whether `deadline` has come.
     ///
     /// # Errors
@@ -295,7 +318,10 @@ pub(crate) fn block<T: Waitable>(
         Entered::Waits(ticket) => ticket,
     };
     loop {
-        let slept = sleeper.sleep_watched(py, deadline);
+        let slept = match awaited.looks_at() {
+            Some(alarm) => sleeper.sleep_until(py, alarm, deadline),
+            None => sleeper.sleep_watched(py, deadline),
+        };
         match slept.and_then(|is_late| Ok((awaited.poll(py, ticket)?, is_late))) {
             Ok((None, false)) => {}
             Ok((None, true)) => return Ok(awaited.leave(py, ticket)),
