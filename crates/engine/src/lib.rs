@@ -14,6 +14,7 @@ pub mod deadlock;
 pub mod door;
 pub mod doorbell;
 pub mod gate;
+pub mod keyed;
 mod lane;
 pub mod line;
 pub mod notices;

@@ -88,8 +88,9 @@ mod _core {
     use crate::supervisor::{Process, ProcessPool};
     #[pymodule_export]
     use crate::sync::{
-        AtomicFlag, AtomicInt, Awaiting, Barrier, BoundedSemaphore, Channel, Condition, Event, Latch,
-        LifoQueue, Lock, Once, PriorityQueue, Queue, RLock, RWLock, RWLockSide, RateLimiter, Semaphore,
+        AtomicFlag, AtomicInt, Awaiting, Barrier, BoundedSemaphore, Channel, Condition, Event, KeyLock,
+        KeyedLock, Latch, LifoQueue, Lock, Once, PriorityQueue, Queue, RLock, RWLock, RWLockSide,
+        RateLimiter, Semaphore,
     };
     #[pymodule_export]
     use crate::sync::{aselect, register_hub, select, watch_locks, watches_locks};

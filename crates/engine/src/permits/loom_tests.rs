@@ -12,7 +12,7 @@ fn wake_all(wakes: Vec<Wake<Sleeper>>) {
     }
 }
 
-fn take(permits: &Permits<Sleeper>) {
+pub(crate) fn take(permits: &Permits<Sleeper>) {
     if permits.try_take() {
         return;
     }
@@ -24,7 +24,7 @@ fn take(permits: &Permits<Sleeper>) {
     }
 }
 
-fn give(permits: &Permits<Sleeper>) {
+pub(crate) fn give(permits: &Permits<Sleeper>) {
     match permits.try_give() {
         Some(given) => given.unwrap(),
         None => wake_all(permits.give(1, |_| ()).unwrap()),

@@ -278,7 +278,7 @@ impl<W: Clone> Permits<W> {
 mod tests;
 
 #[cfg(all(test, loom))]
-mod loom_tests;
+pub(crate) mod loom_tests;
 
 #[cfg(all(test, loom))]
 pub(crate) mod sleeper;
