@@ -16,23 +16,35 @@ from manyhands.sync import (  # noqa: E402
     Barrier,
     BoundedSemaphore,
     BrokenBarrierError,
+    Channel,
     Condition,
     Empty,
     Event,
     Full,
+    KeyedLock,
     Latch,
     LifoQueue,
     Lock,
     PriorityQueue,
     Queue,
+    RateLimiter,
     RLock,
     RWLock,
     Semaphore,
     detect_deadlocks,
+    select,
 )
 from watching import seeds  # noqa: E402
 
-LOCKS = [Lock, RLock, Semaphore, BoundedSemaphore, Condition, lambda: RWLock().write]
+LOCKS = [
+    Lock,
+    RLock,
+    Semaphore,
+    BoundedSemaphore,
+    Condition,
+    lambda: RWLock().write,
+    lambda: KeyedLock()("key"),
+]
 each_lock = pytest.mark.parametrize("make", LOCKS)
 # Those that another greenlet than the one that took them may give back.
 each_free_lock = pytest.mark.parametrize("make", [Lock, Semaphore, BoundedSemaphore])
@@ -99,6 +111,23 @@ class Waiting:
         queue = Queue()
         queue.put(1)
         return queue.join, queue.task_done
+
+    def receiver(self):
+        channel = Channel()
+        return channel.receive, lambda: channel.send(1)
+
+    def sender(self):
+        channel = Channel()
+        return lambda: channel.send(1), channel.receive
+
+    def chooser(self):
+        channel, other = Channel(), Channel()
+        return lambda: select(channel, other), lambda: channel.send(1)
+
+    def keyed(self):
+        locks = KeyedLock()
+        locks("key").acquire()
+        return locks("key").acquire, locks("key").release
 
     def barrier(self):
         barrier = Barrier(2)
@@ -167,8 +196,28 @@ def test_the_threads_own_stack_waits_through_its_hub(way):
     Background(run).result()
 
 
+def test_greenlets_threads_and_tasks_keep_a_rate_together():
+    limiter, passed = RateLimiter(500), []
+
+    def work(name):
+        for _ in range(4):
+            with limiter:
+                passed.append(name)
+
+    def main():
+        other = threading.Thread(target=work, args=("thread",))
+        other.start()
+        gevent.joinall([gevent.spawn(work, name) for name in "ab"], timeout=20)
+        other.join(20)
+
+    in_hub(main)
+    assert sorted(passed) == sorted(["thread", "a", "b"] * 4)
+
+
 # What lets all through at once is meant for nobody in particular.
-@pytest.mark.parametrize("way", ["lock", "semaphore", "writer", "getter", "putter"])
+@pytest.mark.parametrize(
+    "way", ["lock", "semaphore", "writer", "getter", "putter", "receiver", "chooser", "keyed"]
+)
 def test_a_killed_greenlet_leaves_what_was_meant_for_it_to_the_next(way):
     wait, bring = getattr(Waiting(), way)()
 
