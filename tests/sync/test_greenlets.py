@@ -516,3 +516,22 @@ def test_a_greenlet_that_waited_is_freed():
     seen = in_hub(main)
     gc.collect()
     assert seen() is None
+
+
+def test_a_greenlet_whose_hub_is_gone_keeps_nothing_from_others():
+    lock = Lock()
+    lock.acquire()
+
+    def run():
+        greenlet = gevent.spawn(lock.acquire)
+        turns()
+        gevent.get_hub().destroy()
+        return greenlet
+
+    thread = Background(run)
+    greenlet = thread.result()
+    lock.release()
+    assert lock.acquire(timeout=20)
+    del thread, greenlet
+    gc.collect()
+    assert lock.locked()

@@ -1,6 +1,7 @@
 """Lock, RLock and the semaphores: for threads and tasks alike, and nothing is lost with who gives up."""
 
 import asyncio
+import contextlib
 import gc
 import threading
 import weakref
@@ -399,3 +400,25 @@ def test_an_rlock_of_a_task_that_is_gone_belongs_to_no_other():
 
     asyncio.run(main())
     assert lock.locked()
+
+
+@each_free_kind
+def test_a_coroutine_whose_loop_is_closed_gives_back_nothing_that_another_has(kind):
+    lock = kind()
+    lock.acquire()
+    waiting = lock.aacquire()
+
+    async def wait():
+        await waiting
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(wait())
+    loop.run_until_complete(turns())
+    loop.close()
+    lock.release()
+    assert lock.acquire(blocking=False), "who cannot be woken has given up"
+    waiting.close()
+    assert lock.locked(), "and has nothing left to give up"
+    with contextlib.suppress(RuntimeError):
+        task.get_coro().close()
+    task._log_destroy_pending = False

@@ -193,8 +193,13 @@ impl Awaiting {
     }
 
     fn resume(&self, py: Python<'_>, Wait { ticket, place, error }: Wait) -> PyResult<Next> {
-        let over =
-            |gained| error.as_ref().map_or(Ok(Next::Returned(gained)), |error| Err(error.clone_ref(py)));
+        let over = |gained| {
+            place.ending.by_himself();
+            error.as_ref().map_or(Ok(Next::Returned(gained)), |error| Err(error.clone_ref(py)))
+        };
+        if place.ending.is_for_him() {
+            return Err(PyRuntimeError::new_err("Event loop is closed"));
+        }
         let ticket = match self.poll(py, ticket, &place)? {
             Entered::Through(gained) => return over(gained),
             Entered::Waits(ticket) => ticket,
@@ -210,7 +215,7 @@ impl Awaiting {
 
     fn poll(&self, py: Python<'_>, ticket: Ticket, place: &Arc<TaskPlace>) -> PyResult<Entered<Py<PyAny>>> {
         let polled = self.operation().poll(py, ticket, Waiter::task(py, place));
-        if polled.is_err() {
+        if polled.is_err() && place.ending.by_himself() {
             self.operation().leave(py, ticket);
         }
         polled
@@ -224,7 +229,9 @@ impl Awaiting {
     }
 
     fn abandon(&self, py: Python<'_>) {
-        if let State::Waits(wait) = self.take_state() {
+        if let State::Waits(wait) = self.take_state()
+            && wait.place.ending.by_himself()
+        {
             self.operation().leave(py, wait.ticket);
         }
     }
@@ -300,10 +307,16 @@ impl Awaiting {
         let error = thrown(kind, value);
         let State::Waits(wait) = self.take_state() else { return Err(error) };
         let Wait { ticket, place, error: earlier } = *wait;
+        if place.ending.is_for_him() {
+            return Err(error);
+        }
         let future = new_future(place.event_loop().bind(py))?;
         place.renew(future.clone_ref(py));
         match self.operation().thrown(py, ticket, Waiter::task(py, &place))? {
-            None => Err(earlier.unwrap_or(error)),
+            None => {
+                place.ending.by_himself();
+                Err(earlier.unwrap_or(error))
+            }
             Some(ticket) => {
                 let error = Some(earlier.unwrap_or(error));
                 self.wait(py, Wait { ticket, place, error }, future.clone_ref(py))?;

@@ -13,6 +13,7 @@ use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
 use pyo3::prelude::*;
 
+use super::waiting::Ending;
 use crate::native;
 
 static HUBS: Mutex<Vec<Arc<Py<PyAny>>>> = Mutex::new(Vec::new());
@@ -84,12 +85,12 @@ pub(crate) fn green(py: Python<'_>) -> Option<Py<PyAny>> {
 
 /// The wait of a green thread.
 #[derive(Clone)]
-pub(crate) struct GreenWait(Arc<Py<PyAny>>);
+pub(crate) struct GreenWait(Arc<(Py<PyAny>, Ending)>);
 
 impl GreenWait {
     /// One for the caller; `None` if he can only wait as a thread.
     pub(crate) fn here(py: Python<'_>) -> PyResult<Option<Self>> {
-        Ok(ask(py, "wait")?.map(|wait| Self(Arc::new(wait))))
+        Ok(ask(py, "wait")?.map(|wait| Self(Arc::new((wait, Ending::default())))))
     }
 
     /// Lets others run until it is woken or `deadline` has come.
@@ -99,20 +100,24 @@ impl GreenWait {
     pub(crate) fn sleep(&self, py: Python<'_>, deadline: Option<Tick>) -> PyResult<()> {
         let left = deadline.map(|deadline| deadline.since(clock::now()));
         let seconds = left.as_ref().map(Duration::as_secs_f64);
-        self.0.call_method1(py, pyo3::intern!(py, "sleep"), (seconds,)).map(drop)
+        self.object().call_method1(py, pyo3::intern!(py, "sleep"), (seconds,)).map(drop)
     }
 
     pub(crate) fn wake(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.call_method0(py, pyo3::intern!(py, "wake")).map(drop)
+        self.object().call_method0(py, pyo3::intern!(py, "wake")).map(drop)
     }
 
     pub(crate) fn close(&self, py: Python<'_>) {
-        if let Err(failure) = self.0.call_method0(py, pyo3::intern!(py, "close")) {
+        if let Err(failure) = self.object().call_method0(py, pyo3::intern!(py, "close")) {
             failure.write_unraisable(py, None);
         }
     }
 
     pub(crate) fn object(&self) -> &Py<PyAny> {
-        &self.0
+        &self.0.0
+    }
+
+    pub(crate) fn ending(&self) -> &Ending {
+        &self.0.1
     }
 }

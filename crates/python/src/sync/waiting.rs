@@ -6,12 +6,14 @@
 //!
 //! **No wake-up is lost.** Who gives up (a timeout, a signal's exception, a cancelled task, a coroutine that is thrown
 //! away) leaves the line, and what he was given meanwhile goes to the next. Who cannot be woken, because his event loop
-//! is closed, is taken to have given up.
+//! is closed, is taken to have given up: whoever would have to wake him [ends](Ending) the wait for him, and then he himself
+//! does not, whenever what is left of him is thrown away.
 //!
 //! **Locks.** The lock of a line is held for a few instructions, by an attached thread, and no Python code runs
 //! meanwhile, not even an allocation or a `Drop`: so nobody waits for it long, a fork finds it free, and the garbage
 //! collector may look at any line.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,8 +49,39 @@ enum Place {
     Task(Arc<TaskPlace>),
 }
 
+/// Who ends a wait: the one who waits, or, if he cannot be woken, whoever would have to. Only one of them gives on what
+/// he was given.
+#[derive(Default)]
+pub(crate) struct Ending(AtomicU8);
+
+const OPEN: u8 = 0;
+const BY_HIMSELF: u8 = 1;
+const FOR_HIM: u8 = 2;
+
+impl Ending {
+    /// Ends it as the one who waits; `false` if it was ended for him.
+    pub(crate) fn by_himself(&self) -> bool {
+        self.end(BY_HIMSELF).map_or_else(|found| found == BY_HIMSELF, |_| true)
+    }
+
+    /// Ends it for one who cannot be woken; `false` if it is over already, so that nothing is to be done for him.
+    fn for_him(&self) -> bool {
+        self.end(FOR_HIM).is_ok()
+    }
+
+    /// Whether it was ended for him, so that he has no place any more.
+    pub(crate) fn is_for_him(&self) -> bool {
+        self.0.load(Ordering::Acquire) == FOR_HIM
+    }
+
+    fn end(&self, how: u8) -> Result<u8, u8> {
+        self.0.compare_exchange(OPEN, how, Ordering::AcqRel, Ordering::Acquire)
+    }
+}
+
 /// Where a task waits.
 pub(crate) struct TaskPlace {
+    pub(crate) ending: Ending,
     event_loop: Py<PyAny>,
     /// The asyncio future that it awaits at present.
     future: Mutex<Py<PyAny>>,
@@ -56,7 +89,7 @@ pub(crate) struct TaskPlace {
 
 impl TaskPlace {
     pub(crate) fn new(event_loop: Py<PyAny>, future: Py<PyAny>) -> Arc<Self> {
-        Arc::new(Self { event_loop, future: Mutex::new(future) })
+        Arc::new(Self { ending: Ending::default(), event_loop, future: Mutex::new(future) })
     }
 
     fn future(&self) -> MutexGuard<'_, Py<PyAny>> {
@@ -137,7 +170,7 @@ impl Waiter {
         who::is_gone(self.thread)
     }
 
-    /// Wakes him; `false` if there is nobody to wake any more.
+    /// Wakes him; `false` if he cannot be woken: then whoever calls this has to do for him what he would do to give up.
     #[must_use]
     pub(crate) fn wake(&self, py: Python<'_>) -> bool {
         match &self.place {
@@ -145,8 +178,8 @@ impl Waiter {
                 parker.unpark();
                 true
             }
-            Place::Green(wait) => wait.wake(py).is_ok(),
-            Place::Task(place) => place.wake(py).is_ok(),
+            Place::Green(wait) => wait.wake(py).is_ok() || !wait.ending().for_him(),
+            Place::Task(place) => place.wake(py).is_ok() || !place.ending.for_him(),
         }
     }
 
@@ -250,6 +283,11 @@ impl Sleeper {
         Ok(green.map_or_else(|| Self::Thread(park::mine()), Self::Green))
     }
 
+    /// Ends the wait; `false` if somebody has ended it for him.
+    fn ends(&self) -> bool {
+        if let Self::Green(wait) = self { wait.ending().by_himself() } else { true }
+    }
+
     /// Sleeps until somebody wakes him, or that time has come. A handler, and a green thread, may themselves have waited
     /// meanwhile: so whoever returns from here looks again.
     ///
@@ -324,10 +362,17 @@ pub(crate) fn block<T: Waitable>(
         };
         match slept.and_then(|is_late| Ok((awaited.poll(py, ticket)?, is_late))) {
             Ok((None, false)) => {}
-            Ok((None, true)) => return Ok(awaited.leave(py, ticket)),
-            Ok((gain, _)) => return Ok(gain),
+            Ok((None, true)) => {
+                return Ok(if sleeper.ends() { awaited.leave(py, ticket) } else { None });
+            }
+            Ok((gain, _)) => {
+                sleeper.ends();
+                return Ok(gain);
+            }
             Err(error) => {
-                give_up(py, awaited, ticket);
+                if sleeper.ends() {
+                    give_up(py, awaited, ticket);
+                }
                 return Err(error);
             }
         }
@@ -353,10 +398,13 @@ pub(crate) fn block_stubbornly<T: Waitable>(
         if let Err(error) = sleeper.sleep(py, None)
             && raised.replace(error).is_some()
         {
-            give_up(py, awaited, ticket);
+            if sleeper.ends() {
+                give_up(py, awaited, ticket);
+            }
             return Err(raised.take().expect("put there above"));
         }
         if let Some(gain) = awaited.poll(py, ticket)? {
+            sleeper.ends();
             return Ok((gain, raised));
         }
     }
