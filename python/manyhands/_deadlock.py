@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import traceback
@@ -13,7 +14,16 @@ from typing import Any, TypeAlias, TypeGuard
 
 from manyhands.errors import DeadlockError, LockOrderWarning, LockWait
 
-__all__ = ["deadlock", "here", "name_here", "stack", "starved", "warn_of_order"]
+__all__ = [
+    "deadlock",
+    "deadlock_of_processes",
+    "here",
+    "name_here",
+    "note",
+    "stack",
+    "starved",
+    "warn_of_order",
+]
 
 _Someone: TypeAlias = "int | str | asyncio.Task[Any] | None"
 """A thread's identity, a task, or a name."""
@@ -58,6 +68,30 @@ def starved(waits: list[tuple[int, Future[Any]]]) -> DeadlockError:
         "have inner tasks run by an executor of their own, or by more workers than there are outer tasks"
     )
     return error
+
+
+def note(lock: str) -> str:
+    """Return what the running thread has to say of itself to other processes while it waits for that lock."""
+    lines, room = [], _ROOM
+    for frame, _ in traceback.walk_stack(_caller()):
+        text = "".join(traceback.format_stack(frame, limit=1))
+        room -= len(text.encode())
+        if room < 0:
+            break
+        lines.append(text)
+    return f"{name_here()} of process {os.getpid()}\n{lock}\n{''.join(reversed(lines))}"
+
+
+_ROOM = 1500
+"""Bytes of a stack in a note."""
+
+
+def deadlock_of_processes(notes: list[str]) -> DeadlockError:
+    """Return the error about those who wait for each other, each of whom left such a `note`."""
+    # Another process may have written anything.
+    names, locks, stacks = zip(*((*note.split("\n", 2), "", "", "")[:3] for note in notes), strict=True)
+    waits = map(LockWait, names, locks, [*names[1:], names[0]], stacks)
+    return DeadlockError(tuple(waits))
 
 
 def warn_of_order(text: str) -> None:

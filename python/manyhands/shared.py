@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from manyhands import _core
+from manyhands._watching import watch_if_wanted
 
 __all__ = [
     "Array",
@@ -363,3 +364,6 @@ class Barrier(_core.SharedBarrier):
     """
 
     __slots__ = ()
+
+
+watch_if_wanted()

@@ -15,7 +15,6 @@ for each other's locks are told so instead of waiting for ever.
 """
 
 import inspect
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from queue import Empty, Full
@@ -45,6 +44,7 @@ from manyhands._core import (
     select,
     watch_locks,
 )
+from manyhands._watching import watch_if_wanted
 from manyhands.errors import ChannelClosed
 
 if sys.version_info >= (3, 13):
@@ -181,6 +181,8 @@ def detect_deadlocks(on: bool = True) -> None:
 
     - a `Lock`, an `RLock`, or a side of an `RWLock`, whose holder waits for him, directly or through others;
       or has ended with the lock in hand;
+    - a `Lock` or an `RLock` of `manyhands.shared`, whose holder does the same, in whatever process: of those
+      who wait for each other the last one is told, within a second, if all of them look for deadlocks;
     - the lock of a `Condition`, whose holder waits for a lock that somebody has who waits for the condition;
     - a `BoundedSemaphore`, all of whose permits are in ``with`` blocks of threads that wait for him;
     - the result of a task that waits for him, of a task of his own event loop while he blocks that, or of any
@@ -192,7 +194,8 @@ def detect_deadlocks(on: bool = True) -> None:
     round. Those who wait with a timeout count for nobody as stuck: they go on by themselves.
 
     Not seen: who could set an event, release a `Semaphore`, fill a queue or come to a barrier, for that might
-    be anybody; permits that tasks have; and what was taken before it was switched on.
+    be anybody; permits that tasks have; what was taken before it was switched on; and a cycle half of whose
+    locks are shared by processes and half are not.
 
     Off, this costs nothing; on, taking a free lock takes some times as long, and a thread that waits looks
     around ten times a second: it is for tests, and for looking into a program that hangs. A lock that one
@@ -218,5 +221,4 @@ def detect_deadlocks(on: bool = True) -> None:
     watch_locks(on)
 
 
-if sys.flags.dev_mode or os.environ.get("MANYHANDS_DEADLOCK", "0") not in ("", "0"):
-    detect_deadlocks()
+watch_if_wanted()

@@ -8,6 +8,7 @@
 
 pub mod barrier;
 pub mod bell;
+pub mod board;
 pub mod condition;
 mod copy;
 pub mod dict;

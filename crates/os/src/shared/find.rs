@@ -40,6 +40,13 @@ pub(super) fn named(name: &str) -> impl Iterator<Item = OwnedFd> + use<> {
     search(move |_, found| found == name)
 }
 
+/// What the segment behind one of our own descriptors is called.
+pub(super) fn name_of(descriptor: i32) -> Option<String> {
+    let link = fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
+    let named = link.to_str()?.strip_prefix(LINK)?.strip_prefix(OURS)?.strip_suffix(END)?;
+    named.split_once(':').map(|(_, name)| name.to_owned()).filter(|name| !name.is_empty())
+}
+
 fn search(is_meant: impl Fn(&str, &str) -> bool) -> impl Iterator<Item = OwnedFd> {
     entries(Path::new("/proc"))
         .filter(|process| is_number(&process.file_name()))

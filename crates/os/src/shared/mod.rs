@@ -232,6 +232,12 @@ impl Shared {
         Handle { pid: std::process::id(), descriptor, token: self.token }
     }
 
+    /// What it was called when it was made.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        find::name_of(self.body.fd().as_raw_fd())
+    }
+
     /// The kind of what is in it.
     #[must_use]
     pub fn kind(&self) -> u64 {
@@ -363,6 +369,7 @@ mod tests {
         assert_eq!(Shared::open_name(&name).unwrap_err().kind(), ErrorKind::NotFound);
         let made = create(Some(&name)).unwrap();
         assert_eq!(Shared::open_name(&name).unwrap().token, made.token);
+        assert_eq!((made.name(), create(None).unwrap().name()), (Some(name.clone()), None));
         assert_eq!(create(Some(&name)).unwrap_err().kind(), ErrorKind::AlreadyExists);
         drop(made);
         assert!(create(Some(&name)).is_ok());

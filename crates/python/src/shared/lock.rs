@@ -10,14 +10,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use manyhands_engine::clock::Tick;
-use manyhands_engine::shared::lock;
+use manyhands_engine::shared::board::Someone;
+use manyhands_engine::shared::{Owner, lock};
 use manyhands_os::shared::Shared;
 use manyhands_os::shared::wait::{self, Nap, Slept};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use super::deadlock::{self, Awaited};
 use super::{Kind, Patience, Place, Reduced, create, open, open_shared, patience, reduce, thread};
+use crate::sync::watches_locks;
 
 pub(super) const LOCK: Kind = Kind(1, "Lock");
 pub(super) const RLOCK: Kind = Kind(2, "RLock");
@@ -83,17 +86,32 @@ impl Core {
     fn enter(&self, py: Python<'_>, depth: u64) {
         if self.is_reentrant {
             self.depth().store(depth, Ordering::Relaxed);
+        }
+        if self.is_reentrant || watches_locks() {
             self.holder().store(thread(py), Ordering::Relaxed);
         }
     }
 
+    /// Which thread has it, as far as that is known.
+    fn whose(&self) -> Someone {
+        let process = || lock::holder(self.word()).map_or(0, Owner::word);
+        let (before, thread) = (process(), self.holder().load(Ordering::Acquire));
+        Someone { process: before, thread: if process() == before { thread } else { 0 } }
+    }
+
     fn wait(&self, py: Python<'_>, deadline: Option<Tick>) -> PyResult<bool> {
         let mut nap = Nap::default();
+        let mut watch = None;
         loop {
             match py.detach(|| wait::acquire(self.word(), &mut nap, deadline)) {
                 Slept::Woken => return Ok(true),
                 Slept::Interrupted | Slept::Enough => py.check_signals()?,
                 Slept::TimedOut => return Ok(false),
+            }
+            if deadline.is_none() && watches_locks() {
+                let holder = || self.whose();
+                let awaited = Awaited { shared: &self.shared, first: self.first, holder: &holder };
+                deadlock::look(py, &awaited, &mut watch)?;
             }
         }
     }
@@ -113,9 +131,7 @@ impl Core {
     }
 
     fn leave(&self) {
-        if self.is_reentrant {
-            self.holder().store(0, Ordering::Relaxed);
-        }
+        self.holder().store(0, Ordering::Relaxed);
         let _ = wait::release(self.word());
     }
 

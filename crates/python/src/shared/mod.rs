@@ -7,6 +7,7 @@ mod array;
 mod barrier;
 mod condition;
 mod counter;
+mod deadlock;
 mod dict;
 mod event;
 mod keys;

@@ -157,6 +157,16 @@ fn check_order(py: Python<'_>, who: Who, thing: Thing, class: Class) -> PyResult
     Ok(())
 }
 
+/// What the calling thread has to say of itself to other processes, while it waits for that lock.
+pub(crate) fn deadlock_note(py: Python<'_>, lock: &str) -> PyResult<String> {
+    call(py, "note", (lock,))?.extract()
+}
+
+/// A `DeadlockError` of several processes, from what each has to say of itself.
+pub(crate) fn deadlock_of_notes(py: Python<'_>, notes: Vec<String>) -> PyErr {
+    call(py, "deadlock_of_processes", (notes,)).map_or_else(|failure| failure, PyErr::from_value)
+}
+
 fn call<'py>(
     py: Python<'py>,
     function: &str,
