@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import threading
 import traceback
+import types
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import FrameType
 from typing import Any, TypeAlias, TypeGuard
@@ -18,6 +21,7 @@ __all__ = [
     "deadlock",
     "deadlock_of_processes",
     "here",
+    "look_at_futures",
     "name_here",
     "note",
     "stack",
@@ -156,3 +160,51 @@ def _outside(innermost: FrameType | None) -> FrameType | None:
 
 def _formatted(frame: FrameType | None) -> str:
     return "".join(traceback.format_stack(frame)) if frame else ""
+
+
+def look_at_futures(on: bool) -> None:
+    """Have the waits for results of the standard library's futures looked at, or not any more."""
+    for name, wait in _WAITS.items():
+        setattr(Future, name, _looked_at(wait) if on else wait)
+
+
+_WAITS: dict[str, Callable[..., Any]] = {"result": Future.result, "exception": Future.exception}
+
+
+def _looked_at(wait: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(wait)
+    def looked_at(self: Future[Any], timeout: float | None = None) -> Any:
+        if timeout is None and not self.done():
+            _refuse_own_loop(self)
+        return wait(self, timeout)
+
+    return looked_at
+
+
+def _refuse_own_loop(future: Future[Any]) -> None:
+    """Raise if the running event loop, which the wait would block, is the one to bring the result."""
+    loop = asyncio._get_running_loop()
+    if loop is None or not _is_brought_by(future, loop):
+        return
+    me = _name(_current_task() or threading.get_ident())
+    error = DeadlockError((LockWait(me, f"the result of {future!r}", me, stack()),))
+    error.hint = "await it: `await asyncio.wrap_future(future)`, or wait for it in another thread"
+    raise error
+
+
+def _is_brought_by(future: Future[Any], loop: asyncio.AbstractEventLoop) -> bool:
+    # What `run_coroutine_threadsafe` leaves behind: a callback of the loop, and then one of the future.
+    ahead = [handle._callback for handle in [*getattr(loop, "_ready", ())]]
+    if any(held is future for callback in ahead for held in _held_by(callback)):
+        return True
+    behind = getattr(future, "_done_callbacks", ())
+    sources = (held for callback in behind for held in _held_by(callback))
+    return any(asyncio.isfuture(source) and source.get_loop() is loop for source in sources)
+
+
+def _held_by(callback: Any) -> list[Any]:
+    """Return what a function of asyncio has of the place where it was defined."""
+    if not str(getattr(callback, "__module__", None)).startswith("asyncio."):
+        return []
+    cells = getattr(callback, "__closure__", None) or ()
+    return [cell.cell_contents for cell in cells if cell != types.CellType()]

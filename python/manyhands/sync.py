@@ -42,9 +42,8 @@ from manyhands._core import (
     Semaphore,
     aselect,
     select,
-    watch_locks,
 )
-from manyhands._watching import watch_if_wanted
+from manyhands._watching import watch, watch_if_wanted
 from manyhands.errors import ChannelClosed
 
 if sys.version_info >= (3, 13):
@@ -185,8 +184,9 @@ def detect_deadlocks(on: bool = True) -> None:
       who wait for each other the last one is told, within a second, if all of them look for deadlocks;
     - the lock of a `Condition`, whose holder waits for a lock that somebody has who waits for the condition;
     - a `BoundedSemaphore`, all of whose permits are in ``with`` blocks of threads that wait for him;
-    - the result of a task that waits for him, of a task of his own event loop while he blocks that, or of any
-      task of his own executor on threads, whose workers all do the same.
+    - the result of a task that waits for him, of a task of his own event loop while he blocks that (also by
+      ``asyncio.run_coroutine_threadsafe``), or of any task of his own executor on threads, whose workers all
+      do the same.
 
     Whoever takes two locks in an order that contradicts an earlier one, of whatever thread, gets a
     `LockOrderWarning`, once for each pair; locks that the same line made are taken for one there. So does
@@ -218,7 +218,7 @@ def detect_deadlocks(on: bool = True) -> None:
 
     Source: the lock validator of the Linux kernel for the orders, importlib's module locks for the cycles.
     """
-    watch_locks(on)
+    watch(on)
 
 
 watch_if_wanted()

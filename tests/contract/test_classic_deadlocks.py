@@ -1,6 +1,7 @@
 """Deadlocks beyond plain locks: readers and writers, conditions, permits, threads that end, results."""
 
 import asyncio
+import concurrent.futures
 import re
 import sys
 import threading
@@ -461,3 +462,53 @@ def test_results_that_come_are_no_deadlock():
 
     with mh.AsyncExecutor() as pool:
         assert sum(pool.map(outer, range(20))) == sum(range(20)) + 20
+
+
+def test_a_loop_that_blocks_for_a_coroutine_that_it_was_given():
+    async def main():
+        loop = asyncio.get_running_loop()
+        future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "done"), loop)
+        with pytest.raises(mh.DeadlockError, match="the result of <Future") as caught:
+            future.result()
+        [wait] = caught.value.cycle
+        assert wait.who == wait.holder
+        assert "future.result()" in wait.stack
+        assert "await asyncio.wrap_future" in str(caught.value)
+        assert await asyncio.wrap_future(future) == "done"
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_blocks_for_a_coroutine_that_it_has_begun():
+    async def main():
+        go_on = asyncio.Event()
+        future = asyncio.run_coroutine_threadsafe(go_on.wait(), asyncio.get_running_loop())
+        await asyncio.sleep(0.01)
+        with pytest.raises(mh.DeadlockError):
+            future.exception()
+        with pytest.raises(TimeoutError if sys.version_info >= (3, 11) else Exception):
+            future.result(timeout=0.01)
+        go_on.set()
+        assert await asyncio.wrap_future(future)
+
+    asyncio.run(main())
+
+
+def test_other_threads_and_other_futures_may_block():
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def from_outside():
+            return asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01, 1), loop).result()
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert await asyncio.to_thread(from_outside) == 1
+            assert pool.submit(int, "7").result() == 7
+
+    asyncio.run(main())
+
+
+def test_without_detection_the_futures_of_the_standard_library_are_left_alone():
+    watched = concurrent.futures.Future.result
+    sync.detect_deadlocks(False)
+    assert concurrent.futures.Future.result is watched.__wrapped__
