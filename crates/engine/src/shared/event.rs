@@ -75,3 +75,40 @@ mod tests {
         assert_eq!(look(&word), 1);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Condvar;
+    use loom::thread;
+
+    use super::*;
+    use crate::prim::{Arc, Mutex, lock};
+
+    #[test]
+    fn loom_a_set_ends_a_wait_though_it_is_cleared_at_once() {
+        loom::model(|| {
+            let shared = Arc::new((AtomicU64::new(0), Mutex::new(()), Condvar::new()));
+            let before = look(&shared.0);
+            let setter = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    if set(&shared.0) {
+                        let _kernel = lock(&shared.1);
+                        shared.2.notify_all();
+                    }
+                    clear(&shared.0);
+                })
+            };
+            let (word, kernel, sleepers) = &*shared;
+            while !was_set_since(word, before) {
+                let kernel = lock(kernel);
+                if look(word) == before {
+                    // Who is never woken is a deadlock, of which the model tells.
+                    drop(sleepers.wait(kernel));
+                }
+            }
+            setter.join().unwrap();
+            assert!(!is_set(word) && was_set_since(word, before));
+        });
+    }
+}

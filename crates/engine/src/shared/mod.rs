@@ -14,6 +14,8 @@ mod copy;
 pub mod dict;
 pub mod event;
 pub mod lock;
+#[cfg(all(test, loom))]
+mod models;
 pub mod number;
 pub mod queue;
 pub mod rwlock;
