@@ -61,7 +61,8 @@ impl Counter {
         // The low bits of a thread's number are those of an address; a product has all of them in its high ones.
         let part = thread(py).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60;
         let word = &self.0.words()[usize::try_from(part).unwrap_or(0) * APART];
-        number::add_int(word, number)
+        // Seldom anybody else's cache line.
+        number::add_int(word, number, word.load(Ordering::Relaxed))
             .map(drop)
             .map_err(|overflow| PyOverflowError::new_err(format!("could not add {number}: {overflow}")))
     }

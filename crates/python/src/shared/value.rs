@@ -24,6 +24,8 @@ const NUMBER: usize = 8;
 pub(crate) struct Value {
     lock: Core,
     is_float: bool,
+    /// The last sum that this object has made, which it begins the next with.
+    last: AtomicU64,
 }
 
 impl Value {
@@ -94,7 +96,7 @@ impl Value {
             }
         };
         let is_float = shared.kind() == FLOAT.0;
-        Ok(Self { lock: Core::new(shared, true), is_float })
+        Ok(Self { lock: Core::new(shared, true), is_float, last: AtomicU64::new(0) })
     }
 
     /// Open the one of that name, which any process of this user may have made.
@@ -134,13 +136,17 @@ impl Value {
     ///     OverflowError: A whole number would not fit into 64 bits; nothing was added.
     #[pyo3(signature = (number=None, /), text_signature = "(self, number=1, /)")]
     fn add<'py>(&self, py: Python<'py>, number: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        let last = self.last.load(Ordering::Relaxed);
         if self.is_float {
             let number = number.map_or(Ok(1.0), PyAnyMethods::extract)?;
-            return Ok(PyFloat::new(py, number::add_float(self.word(), number)).into_any());
+            let sum = number::add_float(self.word(), number, last);
+            self.last.store(sum.to_bits(), Ordering::Relaxed);
+            return Ok(PyFloat::new(py, sum).into_any());
         }
         let number = number.map_or(Ok(1), |number| int_word(number).map(number::int))?;
-        let sum = number::add_int(self.word(), number)
+        let sum = number::add_int(self.word(), number, last)
             .map_err(|overflow| PyOverflowError::new_err(format!("could not add {number}: {overflow}")))?;
+        self.last.store(number::of_int(sum), Ordering::Relaxed);
         Ok(PyInt::new(py, sum).into_any())
     }
 
