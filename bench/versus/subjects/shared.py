@@ -158,10 +158,10 @@ SUBJECTS = (
     Subject(
         name="shared-queue-large",
         title="a queue of processes, for bytes by the mebibyte",
-        how="The same with `bytes` of 1 MiB, of which at most eight lie between them.",
+        how="The same with `bytes` of 1 MiB, of which at most four lie between them.",
         size=300,
-        ours=lambda size: passed(mh.shared.Queue(8), bytes(1 << 20), size),
-        peers={PEER: lambda size: passed(SPAWN.Queue(8), bytes(1 << 20), size)},
+        ours=lambda size: passed(mh.shared.Queue(4), bytes(1 << 20), size),
+        peers={PEER: lambda size: passed(SPAWN.Queue(4), bytes(1 << 20), size)},
         metrics=[Metric("each", "put and get", "s", [Times(5)])],
         section="shared",
     ),
