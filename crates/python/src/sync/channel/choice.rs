@@ -1,5 +1,6 @@
 //! Waiting for the first of several cases, as a thread and as a task.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +23,23 @@ pub(crate) enum Case {
     Send(Py<Channel>, Item),
 }
 
+/// One case, as a rule, for which nothing is allocated.
+pub(crate) enum Cases {
+    One(Case),
+    Several(Vec<Case>),
+}
+
+impl Deref for Cases {
+    type Target = [Case];
+
+    fn deref(&self) -> &[Case] {
+        match self {
+            Self::One(case) => std::slice::from_ref(case),
+            Self::Several(cases) => cases,
+        }
+    }
+}
+
 /// Which case it was, and what became of it.
 pub(crate) type Chosen = (usize, Outcome<Item>);
 
@@ -34,12 +52,12 @@ struct Lines {
 
 /// The cases, of which one will be done.
 pub(crate) struct Choice {
-    cases: Vec<Case>,
+    cases: Cases,
     lines: Mutex<Option<Lines>>,
 }
 
 impl Choice {
-    pub(crate) fn new(cases: Vec<Case>) -> Self {
+    pub(crate) fn new(cases: Cases) -> Self {
         Self { cases, lines: Mutex::new(None) }
     }
 
@@ -55,9 +73,7 @@ impl Choice {
     /// The cases in random order, so that none is preferred.
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<_> = (0..self.cases.len()).collect();
-        if order.len() > 1 {
-            fastrand::shuffle(&mut order);
-        }
+        fastrand::shuffle(&mut order);
         order
     }
 
@@ -105,7 +121,7 @@ impl Choice {
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        for case in &self.cases {
+        for case in &*self.cases {
             match case {
                 Case::Receive(channel) => visit.call(channel)?,
                 Case::Send(channel, item) => {
@@ -169,6 +185,9 @@ impl Waitable for Choice {
     type Gain = Chosen;
 
     fn try_now(&self, py: Python<'_>) -> PyResult<Option<Chosen>> {
+        if let Cases::One(_) = self.cases {
+            return Ok(self.try_case(py, 0).map(|outcome| (0, outcome)));
+        }
         let tried = |case| self.try_case(py, case).map(|outcome| (case, outcome));
         Ok(self.order().into_iter().find_map(tried))
     }
@@ -242,7 +261,7 @@ struct AwaitChoice {
 }
 
 /// The awaitable for a choice.
-pub(crate) fn awaiting(cases: Vec<Case>, wish: Wish) -> Awaiting {
+pub(crate) fn awaiting(cases: Cases, wish: Wish) -> Awaiting {
     Awaiting::new(Box::new(AwaitChoice { choice: Choice::new(cases), wish }))
 }
 

@@ -11,7 +11,7 @@ use super::super::patience::Patience;
 use super::super::waiting::block;
 use super::super::who::Generation;
 use super::candidate::{Item, Person, Place};
-use super::choice::{Case, Choice, Wish, awaiting, closed_to_receivers, closed_to_senders};
+use super::choice::{Case, Cases, Choice, Wish, awaiting, closed_to_receivers, closed_to_senders};
 use crate::error;
 
 /// What threads and asyncio tasks send to one another: items come out in the order in which they went in, until it is closed.
@@ -127,7 +127,7 @@ impl Channel {
         let sent = match (this.try_send(py, item.clone_ref(py)), patience) {
             (None, Patience::None) => None,
             (None, patience) => {
-                let choice = Choice::new(vec![Case::Send(slf.clone().unbind(), item)]);
+                let choice = Choice::new(Cases::One(Case::Send(slf.clone().unbind(), item)));
                 block(py, &choice, patience.deadline())?.map(|(_, outcome)| outcome)
             }
             (sent, _) => sent,
@@ -144,7 +144,7 @@ impl Channel {
         match (slf.get().try_receive(slf.py()), patience) {
             (None, Patience::None) => Ok(None),
             (None, patience) => {
-                let choice = Choice::new(vec![Case::Receive(slf.clone().unbind())]);
+                let choice = Choice::new(Cases::One(Case::Receive(slf.clone().unbind())));
                 Ok(block(slf.py(), &choice, patience.deadline())?.map(|(_, outcome)| outcome))
             }
             (received, _) => Ok(received),
@@ -228,12 +228,12 @@ impl Channel {
 
     /// Send an item, as a coroutine.
     fn asend(slf: Py<Self>, item: Item) -> Awaiting {
-        awaiting(vec![Case::Send(slf, item)], Wish::Nothing)
+        awaiting(Cases::One(Case::Send(slf, item)), Wish::Nothing)
     }
 
     /// Receive the next item, as a coroutine; awaiting it gives the item.
     fn areceive(slf: Py<Self>) -> Awaiting {
-        awaiting(vec![Case::Receive(slf)], Wish::Item)
+        awaiting(Cases::One(Case::Receive(slf)), Wish::Item)
     }
 
     /// Let nobody send any more. Who waits to send or to receive gets a `ChannelClosed`; closing it again does nothing.
@@ -276,7 +276,7 @@ impl Channel {
     }
 
     fn __anext__(slf: Py<Self>) -> Awaiting {
-        awaiting(vec![Case::Receive(slf)], Wish::Next)
+        awaiting(Cases::One(Case::Receive(slf)), Wish::Next)
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

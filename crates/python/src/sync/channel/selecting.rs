@@ -8,7 +8,7 @@ use super::super::awaiting::Awaiting;
 use super::super::patience::Patience;
 use super::super::waiting::{Waitable, block};
 use super::candidate::Item;
-use super::choice::{Case, Choice, Wish, awaiting};
+use super::choice::{Case, Cases, Choice, Wish, awaiting};
 use super::classes::Channel;
 
 /// Receive from, or send to, the first of several channels that is ready; if several are, one of them at random.
@@ -87,11 +87,11 @@ pub(crate) fn aselect(cases: &Bound<'_, PyTuple>) -> PyResult<Awaiting> {
     Ok(awaiting(read(cases)?, Wish::Pair))
 }
 
-fn read(cases: &Bound<'_, PyTuple>) -> PyResult<Vec<Case>> {
+fn read(cases: &Bound<'_, PyTuple>) -> PyResult<Cases> {
     if cases.is_empty() {
         return Err(PyValueError::new_err("could not select: found no channels, expected one or more"));
     }
-    cases.iter().map(|case| read_case(&case)).collect()
+    Ok(Cases::Several(cases.iter().map(|case| read_case(&case)).collect::<PyResult<_>>()?))
 }
 
 fn read_case(case: &Bound<'_, PyAny>) -> PyResult<Case> {
