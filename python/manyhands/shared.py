@@ -1,4 +1,4 @@
-"""What processes share: numbers, arrays, dicts, locks, without a server between them.
+"""What processes share: numbers, arrays, dicts, queues, locks, without a server between them.
 
 An object is made in one process and sent to others by pickling it: as an argument of a task on worker
 processes, to a ``multiprocessing.Process`` of any start method, or by any other way that two processes of one
