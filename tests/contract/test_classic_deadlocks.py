@@ -430,6 +430,46 @@ def test_tasks_that_await_each_other():
     assert any(len(error.cycle) == 2 for error in errors)
 
 
+def test_a_task_that_awaits_one_that_has_not_begun_and_awaits_it_then():
+    box = {}
+
+    async def inner():
+        return await box["outer"]
+
+    async def outer():
+        while "outer" not in box:
+            await asyncio.sleep(0)
+        return await pool.submit(inner)
+
+    with mh.AsyncExecutor() as pool:
+        box["outer"] = pool.submit(outer)
+        error = box["outer"].exception(timeout=30)
+    assert isinstance(error, mh.DeadlockError)
+
+
+def test_a_thread_that_awaits_one_that_has_not_begun_is_known_by_a_task_that_waits_for_it():
+    box, is_awaited = {}, threading.Event()
+
+    def inner():
+        return box["outer"].result()
+
+    def wait_until_awaited():
+        is_awaited.wait()
+
+    async def outer():
+        while "outer" not in box:
+            await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(is_awaited.set)
+        return await box["inner"]
+
+    with mh.AsyncExecutor() as pool, mh.ThreadExecutor(1) as threads:
+        threads.submit(wait_until_awaited)
+        box["inner"] = threads.submit(inner)
+        box["outer"] = pool.submit(outer)
+        errors = [box[name].exception(timeout=30) for name in ("outer", "inner")]
+    assert all(isinstance(error, mh.DeadlockError) for error in errors)
+
+
 def test_a_task_with_a_lock_that_another_wants_whose_result_it_waits_for():
     lock, has_lock = sync.Lock(), threading.Event()
 

@@ -33,7 +33,7 @@ use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::native::{self, Sent};
 use crate::pool::{Crew, Pool, Wake};
-use crate::sync::this_thread;
+use crate::sync::{task_begun, this_thread};
 use crate::timers::{self, Alarm, Watched};
 use crate::waiter::{LoopWaiter, Waiter, Wakes};
 
@@ -308,6 +308,7 @@ impl Loop {
             // Cancelled between its start and now.
             task.call_method0(pyo3::intern!(py, "cancel"))?;
         }
+        task_begun(future);
         match future.get().detail().and_then(Detail::expired) {
             // The limit passed in the coroutine's first step, before there was anything to stop.
             Some(attempt) => time_out(future, attempt),

@@ -34,7 +34,7 @@ use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::native;
 use crate::pool::{Crew, Pool, Wake};
-use crate::sync::this_thread;
+use crate::sync::{task_begun, this_thread};
 use crate::timers::{self, Alarm, Watched};
 use crate::waiter::Wakes;
 
@@ -333,6 +333,7 @@ impl Thread {
         };
         let Work::Local(call) = &work else { unreachable!("threads are given local calls only") };
         let serial = self.hand.enter(future);
+        task_begun(future);
         let watched = detail.map(|detail| self.watch(future, detail, &work, serial, age, began));
         let cpu = detail.filter(|detail| detail.measured).map(|_| clock::thread_cpu());
         let result =

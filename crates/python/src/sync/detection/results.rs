@@ -38,8 +38,10 @@ impl ResultWait {
     }
 
     fn begin(future: &Bound<'_, Future>, waiter: u64) -> PyResult<Self> {
-        let wait = Self { waiter, thing: Thing(future.as_ptr() as u64 | RESULT) };
-        wait.look_who_runs(future);
+        let wait = Self { waiter, thing: thing_of(future) };
+        let holding = runners(future);
+        let known = state().add_result(wait.thing, future.clone().unbind(), holding);
+        drop(known);
         let text = format!("the result of {}", future.repr()?);
         super::begin(future.py(), Who(waiter), What::Result(text), wait.thing, Manner::Endless)?;
         Ok(wait)
@@ -47,8 +49,7 @@ impl ResultWait {
 
     fn look_who_runs(&self, future: &Bound<'_, Future>) {
         let holding = runners(future);
-        let previous = state().set_result(self.thing, future.clone().unbind(), holding);
-        drop(previous);
+        state().set_holding(self.thing, holding);
     }
 }
 
@@ -79,6 +80,19 @@ pub(crate) fn wait(
         super::look_again(py, wait.waiter)?;
     }
     Ok(true)
+}
+
+/// Somebody runs the task from now on: who waits for its result already waits for him.
+pub(crate) fn begun(future: &Bound<'_, Future>) {
+    let thing = thing_of(future);
+    if is_on() && state().awaits(thing) {
+        let holding = runners(future);
+        state().set_holding(thing, holding);
+    }
+}
+
+fn thing_of(future: &Bound<'_, Future>) -> Thing {
+    Thing(future.as_ptr() as u64 | RESULT)
 }
 
 /// Who might bring a result, as far as that is certain.

@@ -1,5 +1,6 @@
 //! Who has what, who waits for what, and where each was made.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -83,7 +84,7 @@ pub(super) struct Held {
     /// Those who wait to write in front of somebody who waits to read.
     ahead: ByNumber<Who, Vec<Who>>,
     /// Results that are waited for, and who might bring them.
-    results: ByNumber<Thing, (Py<Future>, Holding)>,
+    results: ByNumber<Thing, Awaited>,
     /// The threads of tasks that have something.
     threads: ByNumber<Who, Who>,
     /// The names of threads that have had something.
@@ -91,14 +92,21 @@ pub(super) struct Held {
     gone: HashSet<Who>,
 }
 
+/// A result that somebody waits for.
+struct Awaited {
+    future: Py<Future>,
+    holding: Holding,
+    waiters: usize,
+}
+
 impl Holders for Held {
     fn holders(&self, waiter: Who, thing: Thing) -> Holding {
         if let Some((owner, _)) = self.owners.get(&thing) {
             return Holding::All(vec![*owner]);
         }
-        if let Some((future, holding)) = self.results.get(&thing) {
-            let is_done = future.get().state().is_done();
-            return if is_done { Holding::All(Vec::new()) } else { holding.clone() };
+        if let Some(awaited) = self.results.get(&thing) {
+            let is_done = awaited.future.get().state().is_done();
+            return if is_done { Holding::All(Vec::new()) } else { awaited.holding.clone() };
         }
         let sharers = self.sharers.get(&thing).cloned().unwrap_or_default();
         match (self.permits.get(&thing), self.ahead.get(&waiter)) {
@@ -252,18 +260,47 @@ impl State {
         self.holders.permits.insert(thing, permits);
     }
 
-    /// Who might bring a result; returns what was known of it before, to be freed later.
-    pub(super) fn set_result(
+    /// One more waits for a result, which these might bring; returns the future if it was known, to be freed later.
+    pub(super) fn add_result(
         &mut self,
-        thing: Thing,
+        result: Thing,
         future: Py<Future>,
         holding: Holding,
     ) -> Option<Py<Future>> {
-        self.holders.results.insert(thing, (future, holding)).map(|(future, _)| future)
+        match self.holders.results.entry(result) {
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                known.waiters += 1;
+                known.holding = holding;
+                Some(future)
+            }
+            Entry::Vacant(place) => {
+                place.insert(Awaited { future, holding, waiters: 1 });
+                None
+            }
+        }
     }
 
-    pub(super) fn take_result(&mut self, thing: Thing) -> Option<Py<Future>> {
-        self.holders.results.remove(&thing).map(|(future, _)| future)
+    /// Whether anybody waits for that result.
+    pub(super) fn awaits(&self, result: Thing) -> bool {
+        self.holders.results.contains_key(&result)
+    }
+
+    /// It is known better who might bring a result, if anybody still waits for it.
+    pub(super) fn set_holding(&mut self, result: Thing, holding: Holding) {
+        if let Some(known) = self.holders.results.get_mut(&result) {
+            known.holding = holding;
+        }
+    }
+
+    /// One fewer waits for a result; returns the future if nobody does any more, to be freed later.
+    pub(super) fn take_result(&mut self, result: Thing) -> Option<Py<Future>> {
+        let known = self.holders.results.get_mut(&result)?;
+        known.waiters -= 1;
+        if known.waiters > 0 {
+            return None;
+        }
+        self.holders.results.remove(&result).map(|awaited| awaited.future)
     }
 
     pub(super) fn set_thread(&mut self, task: Who, thread: Who) {
