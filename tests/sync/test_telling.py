@@ -331,3 +331,16 @@ def test_a_signal_takes_one_away_from_the_barrier():
     with interruption_when_asleep(), pytest.raises(Interruption):
         barrier.wait()
     assert (barrier.n_waiting, barrier.broken) == (0, False)
+
+
+def test_a_cancelled_task_leaves_its_number_to_the_others():
+    barrier = Barrier(3)
+
+    async def main():
+        tasks = [asyncio.create_task(barrier.await_()) for _ in range(2)]
+        await turns()
+        tasks[0].cancel()
+        await asyncio.wait(tasks[:1])
+        return sorted(await asyncio.gather(tasks[1], barrier.await_(), barrier.await_()))
+
+    assert asyncio.run(main()) == [0, 1, 2]

@@ -28,6 +28,7 @@ pub mod policy;
 pub mod prim;
 pub mod rate;
 pub mod ring;
+pub mod rounds;
 pub mod scheduler;
 pub mod shared;
 pub mod statistics;

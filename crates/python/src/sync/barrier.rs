@@ -1,37 +1,20 @@
 //! `manyhands.sync.Barrier`.
 //!
-//! Each round of a barrier has a crowd of its own, so that the next round may begin while the last one's members have
-//! not all woken yet.
+//! `engine`'s [rounds](manyhands_engine::rounds), and what the last one to come does for all.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use manyhands_engine::line::{Left, Ticket};
+use manyhands_engine::line::Ticket;
+use manyhands_engine::rounds::{Arrival, Place, Round, Rounds, Seen};
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::awaiting::{Awaiting, Done, Operation};
-use super::crowd::{Crowd, tell};
 use super::patience::Patience;
-use super::waiting::{Entered, Waitable, Waiter, block};
+use super::waiting::{Entered, Waitable, Waiter, block, tell};
+use super::who::Generation;
 use crate::error;
-
-/// What became of a round.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Round {
-    Fills,
-    /// All are there; the last one runs the action.
-    Full,
-    Passed,
-    Broken,
-}
-
-type Members = Arc<Crowd<Round>>;
-
-struct Inner {
-    round: Members,
-    is_broken: bool,
-}
 
 /// A barrier that threads and asyncio tasks wait at alike: nobody passes before all are there.
 ///
@@ -61,97 +44,37 @@ struct Inner {
 /// Source: ``threading.Barrier`` and ``asyncio.Barrier`` of CPython, whose methods and errors it has.
 #[pyclass(frozen, subclass, weakref, module = "manyhands.sync")]
 pub(crate) struct Barrier {
-    parties: usize,
     action: Option<Py<PyAny>>,
     timeout: Option<f64>,
-    inner: Mutex<Inner>,
-}
-
-/// Somebody's place in a round.
-struct Membership {
-    round: Members,
-    /// How many had come before him.
-    index: usize,
-}
-
-impl Membership {
-    /// # Errors
-    /// The round ended without passing.
-    fn outcome(&self, py: Python<'_>, state: Round) -> PyResult<usize> {
-        if state == Round::Passed { Ok(self.index) } else { Err(broken(py)) }
-    }
-}
-
-enum Arrival {
-    Waits(Membership, Ticket),
-    /// He is the last one.
-    Last(Members),
+    rounds: Rounds<Waiter>,
+    generation: Generation,
 }
 
 impl Barrier {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn arrive(&self, py: Python<'_>, waiter: Waiter) -> PyResult<Arrival> {
-        let mut inner = self.inner();
-        if inner.is_broken {
-            drop(inner);
-            return Err(broken(py));
+    fn rounds(&self) -> &Rounds<Waiter> {
+        if self.generation.has_passed() {
+            drop(self.rounds.dismiss(Waiter::is_gone));
         }
-        let round = Arc::clone(&inner.round);
-        let mut crowd = round.lock();
-        let index = crowd.line.len();
-        if index + 1 < self.parties {
-            let ticket = crowd.line.join(waiter);
-            drop(crowd);
-            return Ok(Arrival::Waits(Membership { round, index }, ticket));
-        }
-        crowd.state = Round::Full;
-        drop(crowd);
-        inner.round = Arc::new(Crowd::new(Round::Fills));
-        Ok(Arrival::Last(round))
+        &self.rounds
     }
 
     /// As the last one, runs the action and lets everybody pass.
-    fn complete(&self, py: Python<'_>, round: &Members) -> PyResult<usize> {
+    fn complete(&self, py: Python<'_>, round: &Round<Waiter>) -> PyResult<usize> {
         if let Some(action) = &self.action
             && let Err(error) = action.call0(py)
         {
-            self.break_round(py, round);
+            tell(py, &self.rounds.break_round(round));
             return Err(error);
         }
-        if end(py, round, Round::Passed) == Round::Passed { Ok(self.parties - 1) } else { Err(broken(py)) }
-    }
-
-    /// Has nobody of this round pass, unless they have already, and nobody after them either.
-    fn break_round(&self, py: Python<'_>, round: &Members) {
-        end(py, round, Round::Broken);
-        self.interrupt(py, true);
+        let (has_passed, waiters) = round.pass();
+        tell(py, &waiters);
+        if has_passed { Ok(self.rounds.parties() - 1) } else { Err(broken(py)) }
     }
 
     /// Ends the present round without passing; from now on the barrier is broken, or whole again.
     fn interrupt(&self, py: Python<'_>, is_broken: bool) {
-        let round = {
-            let mut inner = self.inner();
-            inner.is_broken = is_broken;
-            std::mem::replace(&mut inner.round, Arc::new(Crowd::new(Round::Fills)))
-        };
-        end(py, &round, Round::Broken);
+        tell(py, &self.rounds().interrupt(is_broken));
     }
-}
-
-/// Ends a round, if it has not ended yet; returns how it ended.
-fn end(py: Python<'_>, round: &Members, how: Round) -> Round {
-    let (members, ended) = {
-        let mut crowd = round.lock();
-        if matches!(crowd.state, Round::Fills | Round::Full) {
-            crowd.state = how;
-        }
-        (crowd.line.serve_all(), crowd.state)
-    };
-    tell(py, &members);
-    ended
 }
 
 fn broken(py: Python<'_>) -> PyErr {
@@ -164,48 +87,41 @@ fn broken(py: Python<'_>) -> PyErr {
 /// One wait at the barrier, by a thread or a task.
 struct Visit<B> {
     barrier: B,
-    membership: Mutex<Option<Membership>>,
+    place: Mutex<Option<Place<Waiter>>>,
 }
 
 impl<B> Visit<B> {
     fn new(barrier: B) -> Self {
-        Self { barrier, membership: Mutex::new(None) }
+        Self { barrier, place: Mutex::new(None) }
     }
 
-    fn membership(&self) -> MutexGuard<'_, Option<Membership>> {
-        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    fn place(&self) -> MutexGuard<'_, Option<Place<Waiter>>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(&self, py: Python<'_>, barrier: &Barrier, waiter: Waiter) -> PyResult<Entered<usize>> {
-        match barrier.arrive(py, waiter)? {
+        match barrier.rounds().arrive(waiter) {
+            Arrival::Broken => Err(broken(py)),
             Arrival::Last(round) => barrier.complete(py, &round).map(Entered::Through),
-            Arrival::Waits(membership, ticket) => {
-                *self.membership() = Some(membership);
+            Arrival::Waits(place) => {
+                let ticket = place.ticket();
+                *self.place() = Some(place);
                 Ok(Entered::Waits(ticket))
             }
         }
     }
 
-    fn poll(&self, py: Python<'_>, ticket: Ticket) -> PyResult<Option<usize>> {
-        let membership = self.membership();
-        let Some(membership) = &*membership else { return Ok(None) };
-        let state = {
-            let crowd = membership.round.lock();
-            if crowd.line.contains(ticket) {
-                return Ok(None);
-            }
-            crowd.state
-        };
-        membership.outcome(py, state).map(Some)
+    fn poll(&self, py: Python<'_>) -> PyResult<Option<usize>> {
+        match self.place().as_ref().map(Place::look) {
+            None | Some(Seen::Waits) => Ok(None),
+            Some(Seen::Passed(index)) => Ok(Some(index)),
+            Some(Seen::Broken) => Err(broken(py)),
+        }
     }
 
     /// Leaves the round; `Some` if he had passed before.
-    fn leave(&self, ticket: Ticket) -> Option<usize> {
-        let membership = self.membership();
-        let membership = membership.as_ref()?;
-        let mut crowd = membership.round.lock();
-        let passed = crowd.line.leave(ticket) == Left::Served && crowd.state == Round::Passed;
-        passed.then_some(membership.index)
+    fn leave(&self) -> Option<usize> {
+        self.place().as_ref()?.leave()
     }
 }
 
@@ -220,12 +136,12 @@ impl Waitable for Visit<&Barrier> {
         Visit::enter(self, py, self.barrier, waiter)
     }
 
-    fn poll(&self, py: Python<'_>, ticket: Ticket) -> PyResult<Option<usize>> {
-        Visit::poll(self, py, ticket)
+    fn poll(&self, py: Python<'_>, _ticket: Ticket) -> PyResult<Option<usize>> {
+        Visit::poll(self, py)
     }
 
-    fn leave(&self, _py: Python<'_>, ticket: Ticket) -> Option<usize> {
-        Visit::leave(self, ticket)
+    fn leave(&self, _py: Python<'_>, _ticket: Ticket) -> Option<usize> {
+        Visit::leave(self)
     }
 
     fn give_back(&self, _py: Python<'_>, _index: usize) {}
@@ -244,12 +160,12 @@ impl Operation for Visit<Py<Barrier>> {
     }
 
     fn poll(&self, py: Python<'_>, ticket: Ticket, _waiter: Waiter) -> PyResult<Entered<Py<PyAny>>> {
-        let passed = Visit::poll(self, py, ticket)?;
+        let passed = Visit::poll(self, py)?;
         Ok(passed.map_or(Entered::Waits(ticket), |index| Entered::Through(number(py, index))))
     }
 
-    fn leave(&self, _py: Python<'_>, ticket: Ticket) {
-        Visit::leave(self, ticket);
+    fn leave(&self, _py: Python<'_>, _ticket: Ticket) {
+        Visit::leave(self);
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -271,8 +187,8 @@ impl Barrier {
         if parties == 0 {
             return Err(PyValueError::new_err("parties must be > 0"));
         }
-        let inner = Inner { round: Arc::new(Crowd::new(Round::Fills)), is_broken: false };
-        Ok(Self { parties, action, timeout, inner: Mutex::new(inner) })
+        let (rounds, generation) = (Rounds::new(parties), Generation::new());
+        Ok(Self { action, timeout, rounds, generation })
     }
 
     /// Wait until all are there.
@@ -291,9 +207,9 @@ impl Barrier {
         if let Some(index) = block(py, &visit, patience.limit())? {
             return Ok(index);
         }
-        let round = visit.membership().take().map(|membership| membership.round);
-        if let Some(round) = round {
-            self.break_round(py, &round);
+        let place = visit.place().take();
+        if let Some(place) = place {
+            tell(py, &self.rounds.break_round(place.round()));
         }
         Err(broken(py))
     }
@@ -331,19 +247,19 @@ impl Barrier {
     /// How many make a round.
     #[getter]
     fn parties(&self) -> usize {
-        self.parties
+        self.rounds.parties()
     }
 
     /// How many wait now.
     #[getter]
     fn n_waiting(&self) -> usize {
-        self.inner().round.lock().line.len()
+        self.rounds().waiting()
     }
 
     /// Whether nobody passes any more.
     #[getter]
     fn broken(&self) -> bool {
-        self.inner().is_broken
+        self.rounds.is_broken()
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -351,13 +267,13 @@ impl Barrier {
         let state = if this.broken() {
             "broken".to_owned()
         } else {
-            format!("waiters={}/{}", this.n_waiting(), this.parties)
+            format!("waiters={}/{}", this.n_waiting(), this.parties())
         };
         super::describe(slf.as_any(), &state)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.inner().round.traverse(&visit)?;
+        self.rounds.try_for_each_waiter(|waiter| waiter.traverse(&visit))?;
         self.action.as_ref().map_or(Ok(()), |action| visit.call(action))
     }
 }

@@ -6,9 +6,8 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::awaiting::{Awaiting, awaiting, yes};
-use super::crowd::tell;
 use super::patience::Patience;
-use super::waiting::{Entered, Waitable, Waiter, block};
+use super::waiting::{Entered, Waitable, Waiter, block, tell};
 use super::who::Generation;
 
 /// A door that is open or shut, and threads and tasks before it.

@@ -8,7 +8,6 @@ mod awaiting;
 mod barrier;
 mod channel;
 mod condition;
-mod crowd;
 mod detection;
 mod event;
 mod hubs;

@@ -270,6 +270,13 @@ pub(crate) fn wake_all<T: Waitable<Gain = ()>>(py: Python<'_>, awaited: &T, wake
     }
 }
 
+/// Wakes them; who has nobody left to be woken has no use for the news either.
+pub(crate) fn tell(py: Python<'_>, waiters: &[Waiter]) {
+    for waiter in waiters {
+        let _ = waiter.wake(py);
+    }
+}
+
 /// Where a caller sleeps who is no task.
 enum Sleeper {
     Thread(Arc<Parker>),

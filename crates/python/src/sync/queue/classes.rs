@@ -9,10 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::super::awaiting::{Awaiting, Work, awaiting, nothing};
-use super::super::crowd::tell;
 use super::super::mutual::Mutual;
 use super::super::patience::Patience;
-use super::super::waiting::{Waiter, block};
+use super::super::waiting::{Waiter, block, tell};
 use super::super::who::Generation;
 use super::desk::{Caller, Desk, Step};
 use super::steps::{empty, full};

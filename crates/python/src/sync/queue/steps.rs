@@ -7,9 +7,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
 
-use super::super::crowd::tell;
 use super::super::mutual::Mutual;
-use super::super::waiting::block;
+use super::super::waiting::{block, tell};
 use super::classes::{Kind, Queue};
 use super::desk::{Caller, Calls, Desk, Step};
 use crate::error;
