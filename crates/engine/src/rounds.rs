@@ -1,7 +1,7 @@
 //! Rounds of so many who wait for each other: under a barrier.
 //!
 //! Each round has a line of its own, so that the next one may begin while the last one's members have not all woken yet. It
-//! ends once: it passes, when the last one to come says so, or breaks. Who leaves a round before that leaves it whole.
+//! ends once: it passes, when the last one to come says so, or breaks. Who leaves a round that fills leaves it whole.
 //!
 //! **Locks.** Whoever holds both takes that of the rounds first, then that of a round.
 
@@ -103,6 +103,10 @@ impl<W> Place<W> {
         }
         if let Some(position) = position {
             inside.members.remove(position);
+        }
+        // All were there, and now one is not: so nobody passes, as the last one will see.
+        if inside.state == State::Full {
+            inside.state = State::Broken;
         }
         None
     }
@@ -256,6 +260,16 @@ mod tests {
     }
 
     #[test]
+    fn who_leaves_a_full_round_breaks_it() {
+        let rounds = Rounds::new(3);
+        let places = ["a", "b"].map(|name| waits(rounds.arrive(name)));
+        let round = is_last(rounds.arrive("c"));
+        assert_eq!(places[0].leave(), None);
+        assert_eq!(round.pass(), (false, vec!["b"]));
+        assert_eq!(places[1].look(), Seen::Broken);
+    }
+
+    #[test]
     fn a_round_that_is_broken_does_not_pass() {
         let rounds = Rounds::new(2);
         let place = waits(rounds.arrive("a"));
@@ -328,20 +342,34 @@ mod loom_tests {
         });
     }
 
+    /// Comes, and breaks the round if he would have to wait, as one does whose time is up.
+    fn look_in(rounds: &Rounds<Sleeper>) -> Option<usize> {
+        match rounds.arrive(Sleeper::new()) {
+            Arrival::Broken => None,
+            Arrival::Last(round) => {
+                let (has_passed, sleepers) = round.pass();
+                wake(sleepers);
+                has_passed.then_some(rounds.parties() - 1)
+            }
+            Arrival::Waits(place) => place.leave().or_else(|| {
+                wake(rounds.break_round(place.round()));
+                None
+            }),
+        }
+    }
+
     #[test]
     fn loom_all_of_a_round_pass_or_none() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        // One waits, the other comes, and the first leaves before that one lets both pass.
+        model.preemption_bound = Some(3);
+        model.check(|| {
             let rounds = Arc::new(Rounds::new(2));
             let other = {
                 let rounds = Arc::clone(&rounds);
-                thread::spawn(move || meet(&rounds))
-            };
-            let breaker = {
-                let rounds = Arc::clone(&rounds);
-                thread::spawn(move || wake(rounds.interrupt(true)))
+                thread::spawn(move || look_in(&rounds))
             };
             let mine = meet(&rounds);
-            breaker.join().unwrap();
             assert_eq!(other.join().unwrap().is_some(), mine.is_some());
         });
     }
