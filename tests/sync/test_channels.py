@@ -204,7 +204,7 @@ def test_of_several_that_are_ready_none_is_preferred():
         channel, _item = select(*channels)
         chosen[channels.index(channel)] += 1
         channel.send(None)
-    # A fair choice falls below this once in 10^15 times.
+    # A fair choice falls below this once in 10^12 times.
     assert min(chosen.values()) > 40
 
 

@@ -9,7 +9,8 @@ import weakref
 import pytest
 from sleeping import Background, Interruption, asleep, forks, in_a_fork, interruption_when_asleep
 
-from manyhands.sync import KeyedLock
+from manyhands import DeadlockError
+from manyhands.sync import KeyedLock, detect_deadlocks
 from watching import seeds
 
 
@@ -181,6 +182,30 @@ def test_a_comparison_may_use_the_locks_and_may_fail():
             assert len(locks) == 2
         with pytest.raises(ValueError, match="incomparable"):
             locks(Key("c", compared=fail)).acquire()
+    assert len(locks) == 0
+
+
+def test_keys_that_are_taken_crosswise_are_a_deadlock_that_is_told():
+    detect_deadlocks()
+    try:
+        locks, both = KeyedLock(), threading.Barrier(2)
+
+        def take(first, second):
+            with locks(first):
+                both.wait(20)
+                with locks(second):
+                    return "taken"
+
+        threads = [Background(take, *keys) for keys in (("a", "b"), ("b", "a"))]
+        outcomes = []
+        for thread in threads:
+            try:
+                outcomes.append(thread.result())
+            except DeadlockError as error:
+                outcomes.append(len(error.cycle))
+        assert sorted(outcomes, key=str) == [2, "taken"]
+    finally:
+        detect_deadlocks(False)
     assert len(locks) == 0
 
 
