@@ -121,6 +121,8 @@ fn a_closed_channel_is_drained_and_lets_nobody_wait() {
 #[derive(Default)]
 struct Actor {
     waits: Option<(Arc<Token<u32>>, Vec<Case>)>,
+    /// Those of his cases that he has not entered yet: others act between one and the next.
+    ahead: Vec<usize>,
 }
 
 struct Case {
@@ -151,37 +153,44 @@ impl World {
         }
     }
 
-    /// Cases are numbered as in `cases`: bit 0 is the channel, bit 1 whether to send.
     fn choose(&mut self, who: usize, cases: &[usize]) {
-        let token = token();
-        let mut entered = Vec::new();
-        for (number, kind) in cases.iter().enumerate() {
-            let (channel, item) = (kind & 1, (kind & 2 != 0).then(|| self.fresh()));
-            let ticket = match item {
-                Some(item) => match self.channels[channel].enter_sender(&token, number, item, who) {
-                    Ok(ticket) => Some(ticket),
-                    Err((Sent::Done(_), _)) => {
-                        self.sent.push(item);
-                        None
-                    }
-                    Err(_) => None,
-                },
-                None => match self.channels[channel].enter_receiver(&token, number, who) {
-                    Ok(ticket) => Some(ticket),
-                    Err((Received::Item(item, _), _)) => {
-                        self.received.push(item);
-                        None
-                    }
-                    Err(_) => None,
-                },
-            };
-            let is_over = ticket.is_none();
-            entered.push(Case { channel, item, ticket });
-            if is_over {
-                return self.leave(&entered);
-            }
+        self.actors[who] = Actor { waits: Some((token(), Vec::new())), ahead: cases.to_vec() };
+        self.enter_next(who);
+    }
+
+    /// Bit 0 of a case is the channel, bit 1 whether to send.
+    fn enter_next(&mut self, who: usize) {
+        let kind = self.actors[who].ahead.remove(0);
+        let (channel, item) = (kind & 1, (kind & 2 != 0).then(|| self.fresh()));
+        let (token, mut cases) = self.actors[who].waits.take().unwrap();
+        let number = cases.len();
+        let (ticket, is_done) = match item {
+            Some(item) => match self.channels[channel].enter_sender(&token, number, item, who) {
+                Ok(ticket) => (Some(ticket), false),
+                Err((Sent::Done(_), _)) => {
+                    self.sent.push(item);
+                    (None, true)
+                }
+                Err(_) => (None, false),
+            },
+            None => match self.channels[channel].enter_receiver(&token, number, who) {
+                Ok(ticket) => (Some(ticket), false),
+                Err((Received::Item(item, _), _)) => {
+                    self.received.push(item);
+                    (None, true)
+                }
+                Err(_) => (None, false),
+            },
+        };
+        if is_done {
+            self.leave(&cases);
+        } else {
+            cases.push(Case { channel, item, ticket });
+            self.actors[who].waits = Some((token, cases));
         }
-        self.actors[who].waits = Some((token, entered));
+        if ticket.is_none() {
+            self.actors[who].ahead.clear();
+        }
     }
 
     fn leave(&self, cases: &[Case]) {
@@ -265,6 +274,7 @@ proptest! {
         for (step, who, cases) in steps {
             match step {
                 0 | 1 if world.actors[who].waits.is_none() => world.choose(who, &cases),
+                _ if !world.actors[who].ahead.is_empty() => world.enter_next(who),
                 2 => world.look(who, true),
                 _ => world.look(who, false),
             }
