@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -12,12 +13,14 @@ import types
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias, TypeGuard
 
 from manyhands.errors import DeadlockError, LockOrderWarning, LockWait
 
 __all__ = [
+    "all_asleep",
     "deadlock",
     "deadlock_of_processes",
     "here",
@@ -31,6 +34,38 @@ __all__ = [
 
 _Someone: TypeAlias = "int | str | asyncio.Task[Any] | None"
 """A thread's identity, a task, or a name."""
+
+
+def all_asleep(waiting: list[Any]) -> bool:
+    """Return whether all threads of the process are among those, or wait for the end of one that is.
+
+    Args:
+        waiting: The identities of threads that wait, as this one, which looks.
+    """
+    frames = sys._current_frames()
+    asleep = {ident for ident in waiting if isinstance(ident, int)} | {threading.get_ident()}
+    awake = frames.keys() - asleep
+    while joining := {ident for ident in awake if _joined_by(frames[ident]) in asleep}:
+        asleep |= joining
+        awake -= joining
+    # Threads of others, and handlers of signals, might do anything.
+    has_others = len(list(Path("/proc/self/task").iterdir())) != len(frames)
+    return not (awake or has_others or _handles_signals())
+
+
+def _joined_by(frame: FrameType) -> int | None:
+    """Return whose end a thread waits for without a limit, if that is what it does."""
+    if frame.f_code is getattr(getattr(threading.Thread, "_wait_for_tstate_lock", None), "__code__", None):
+        frame = frame.f_back or frame
+    if frame.f_code is not threading.Thread.join.__code__ or frame.f_locals.get("timeout") is not None:
+        return None
+    thread = frame.f_locals.get("self")
+    return thread.ident if isinstance(thread, threading.Thread) else None
+
+
+def _handles_signals() -> bool:
+    handlers = (signal.getsignal(number) for number in signal.valid_signals())
+    return any(callable(handler) and handler is not signal.default_int_handler for handler in handlers)
 
 
 def here() -> str:
@@ -50,9 +85,10 @@ def deadlock(
     """Return the error about those who wait for each other.
 
     Args:
-        cycle: Who waits, for what, and who has that, by his name at least. The first one is the caller.
+        cycle: Who waits, for what, and who has that, by his name at least, which is empty if nobody is left
+            to bring it. The first one is the caller.
     """
-    waits = (LockWait(_name(who), what, _name(holder), _stack_of(who)) for who, what, holder in cycle)
+    waits = (LockWait(_name(who), what, _name(holder) or None, _stack_of(who)) for who, what, holder in cycle)
     error = DeadlockError(tuple(waits))
     if any("(which has ended)" in (wait.holder or "") for wait in error.cycle):
         error.hint = "take locks by `with`, which lets go of them however the block ends"

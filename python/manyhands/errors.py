@@ -267,8 +267,8 @@ class LockWait(NamedTuple):
     Attributes:
         who: The thread or the task, by its name.
         lock: What it waits for: a lock, by the place where it was made; the result of a task.
-        holder: Who has that: the next one, or a task that only he can run. None for a result that no
-            worker is left to bring.
+        holder: Who has that: the next one, or a task that only he can run. None for a result that no worker
+            is left to bring, and for a condition that nobody is left to notify.
         stack: Where it waits.
 
     Example:
@@ -304,7 +304,7 @@ class DeadlockError(ManyhandsError, RuntimeError):
 
 
 def _whose(holder: str | None) -> str:
-    return f"{holder} has" if holder else "no worker is left to bring"
+    return f"{holder} has" if holder else "nobody is left to bring"
 
 
 class ChannelClosed(ManyhandsError, EOFError):

@@ -183,6 +183,8 @@ def detect_deadlocks(on: bool = True) -> None:
     - a `Lock` or an `RLock` of `manyhands.shared`, whose holder does the same, in whatever process: of those
       who wait for each other the last one is told, within a second, if all of them look for deadlocks;
     - the lock of a `Condition`, whose holder waits for a lock that somebody has who waits for the condition;
+    - a lock that somebody has who waits for a condition, while all threads of the process sleep, so that
+      nobody is left to notify it;
     - a `BoundedSemaphore`, all of whose permits are in ``with`` blocks of threads that wait for him;
     - the result of a task that waits for him, of a task of his own event loop while he blocks that (also by
       ``asyncio.run_coroutine_threadsafe``), or of any task of his own executor on threads, whose workers all

@@ -1,8 +1,7 @@
-"""Deadlocks beyond plain locks: readers and writers, conditions, permits, threads that end, results."""
+"""Deadlocks beyond plain locks: readers and writers, conditions, permits, threads that end."""
 
-import asyncio
-import concurrent.futures
 import re
+import subprocess
 import sys
 import threading
 import warnings
@@ -366,189 +365,65 @@ def test_a_lock_of_a_thread_that_ends_while_one_waits():
     assert error.cycle[0].holder == "thread careless (which has ended)"
 
 
-# Results
+# All asleep
+
+NESTED = """
+import signal, threading, sys
+from manyhands import sync
+
+sync.detect_deadlocks()
+changed, second = sync.Condition(), sync.Lock()
+waits = threading.Event()
+
+def waiter():
+    with second, changed:
+        waits.set()
+        changed.wait({timeout})
+
+def notifier():
+    waits.wait()
+    try:
+        with second, changed:
+            changed.notify()
+    except sync_error as error:
+        print(error, flush=True)
+        with changed:
+            changed.notify()
+
+from manyhands import DeadlockError as sync_error
+threads = [threading.Thread(target=it, name=it.__name__) for it in (waiter, notifier)]
+for thread in threads:
+    thread.start()
+{meanwhile}
+for thread in threads:
+    thread.join()
+"""
 
 
-def test_a_task_on_a_loop_that_blocks_for_a_task_of_its_loop():
-    async def inner():
-        return 1
-
-    async def outer():
-        return pool.submit(inner).result()
-
-    with mh.AsyncExecutor() as pool:
-        error = pool.submit(outer).exception(timeout=30)
-    assert isinstance(error, mh.DeadlockError)
-    assert "the result of <Future" in error.cycle[0].lock
-    assert "pool.submit(inner).result()" in error.cycle[0].stack
+def nested(timeout="", meanwhile=""):
+    code = NESTED.format(timeout=timeout, meanwhile=meanwhile)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40, check=True)
+    return run.stdout
 
 
-def test_a_task_that_blocks_for_a_running_task_of_its_loop():
-    async def inner(began):
-        began.set()
-        await asyncio.sleep(0.01)
-
-    async def outer():
-        began = asyncio.Event()
-        future = pool.submit(inner, began)
-        await began.wait()
-        future.result()
-
-    with mh.AsyncExecutor() as pool:
-        assert isinstance(pool.submit(outer).exception(timeout=30), mh.DeadlockError)
+def test_a_condition_that_nobody_is_left_to_notify():
+    text = nested()
+    assert "thread notifier waits for the lock made at <string>:6, which thread waiter has" in text
+    assert "thread waiter waits for the condition made at <string>:6, which nobody is left to bring" in text
 
 
-def test_a_task_that_awaits_itself():
-    box = []
-
-    async def work():
-        await asyncio.sleep(0.01)
-        return await box[0]
-
-    with mh.AsyncExecutor() as pool:
-        box.append(pool.submit(work))
-        error = box[0].exception(timeout=30)
-    assert isinstance(error, mh.DeadlockError)
-    [wait] = error.cycle
-    assert wait.who == wait.holder
-    assert "return await box[0]" in wait.stack
-
-
-def test_tasks_that_await_each_other():
-    box = {}
-
-    async def work(other):
-        while other not in box:
-            await asyncio.sleep(0.001)
-        return await box[other]
-
-    with mh.AsyncExecutor() as pool:
-        box["a"] = pool.submit(work, "b")
-        box["b"] = pool.submit(work, "a")
-        errors = [box[name].exception(timeout=30) for name in "ab"]
-    assert all(isinstance(error, mh.DeadlockError) for error in errors)
-    assert any(len(error.cycle) == 2 for error in errors)
-
-
-def test_a_task_that_awaits_one_that_has_not_begun_and_awaits_it_then():
-    box = {}
-
-    async def inner():
-        return await box["outer"]
-
-    async def outer():
-        while "outer" not in box:
-            await asyncio.sleep(0)
-        return await pool.submit(inner)
-
-    with mh.AsyncExecutor() as pool:
-        box["outer"] = pool.submit(outer)
-        error = box["outer"].exception(timeout=30)
-    assert isinstance(error, mh.DeadlockError)
-
-
-def test_a_thread_that_awaits_one_that_has_not_begun_is_known_by_a_task_that_waits_for_it():
-    box, is_awaited = {}, threading.Event()
-
-    def inner():
-        return box["outer"].result()
-
-    def wait_until_awaited():
-        is_awaited.wait()
-
-    async def outer():
-        while "outer" not in box:
-            await asyncio.sleep(0)
-        asyncio.get_running_loop().call_soon(is_awaited.set)
-        return await box["inner"]
-
-    with mh.AsyncExecutor() as pool, mh.ThreadExecutor(1) as threads:
-        threads.submit(wait_until_awaited)
-        box["inner"] = threads.submit(inner)
-        box["outer"] = pool.submit(outer)
-        errors = [box[name].exception(timeout=30) for name in ("outer", "inner")]
-    assert all(isinstance(error, mh.DeadlockError) for error in errors)
-
-
-def test_a_task_with_a_lock_that_another_wants_whose_result_it_waits_for():
-    lock, has_lock = sync.Lock(), threading.Event()
-
-    def inner():
-        has_lock.wait()
-        with lock:
-            return 1
-
-    def outer(future):
-        with lock:
-            has_lock.set()
-            return future.result()
-
-    with mh.ThreadExecutor(3) as pool:
-        first = pool.submit(inner)
-        second = pool.submit(outer, first)
-        told = [it.exception(timeout=30) for it in (first, second)]
-    errors = [error for error in told if error is not None]
-    assert errors and all(isinstance(error, mh.DeadlockError) for error in errors)
-    assert len(errors[0].cycle) == 2
-
-
-def test_results_that_come_are_no_deadlock():
-    async def inner(number):
-        await asyncio.sleep(0.001)
-        return number
-
-    async def outer(number):
-        return await pool.submit(inner, number) + await asyncio.to_thread(pool.submit(inner, 1).result)
-
-    with mh.AsyncExecutor() as pool:
-        assert sum(pool.map(outer, range(20))) == sum(range(20)) + 20
-
-
-def test_a_loop_that_blocks_for_a_coroutine_that_it_was_given():
-    async def main():
-        loop = asyncio.get_running_loop()
-        future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "done"), loop)
-        with pytest.raises(mh.DeadlockError, match="the result of <Future") as caught:
-            future.result()
-        [wait] = caught.value.cycle
-        assert wait.who == wait.holder
-        assert "future.result()" in wait.stack
-        assert "await asyncio.wrap_future" in str(caught.value)
-        assert await asyncio.wrap_future(future) == "done"
-
-    asyncio.run(main())
-
-
-def test_a_loop_that_blocks_for_a_coroutine_that_it_has_begun():
-    async def main():
-        go_on = asyncio.Event()
-        future = asyncio.run_coroutine_threadsafe(go_on.wait(), asyncio.get_running_loop())
-        await asyncio.sleep(0.01)
-        with pytest.raises(mh.DeadlockError):
-            future.exception()
-        with pytest.raises(TimeoutError if sys.version_info >= (3, 11) else Exception):
-            future.result(timeout=0.01)
-        go_on.set()
-        assert await asyncio.wrap_future(future)
-
-    asyncio.run(main())
-
-
-def test_other_threads_and_other_futures_may_block():
-    async def main():
-        loop = asyncio.get_running_loop()
-
-        def from_outside():
-            return asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01, 1), loop).result()
-
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            assert await asyncio.to_thread(from_outside) == 1
-            assert pool.submit(int, "7").result() == 7
-
-    asyncio.run(main())
-
-
-def test_without_detection_the_futures_of_the_standard_library_are_left_alone():
-    watched = concurrent.futures.Future.result
-    sync.detect_deadlocks(False)
-    assert concurrent.futures.Future.result is watched.__wrapped__
+@pytest.mark.parametrize(
+    "circumstances",
+    [
+        {"timeout": "0.5"},
+        {"meanwhile": "import time; time.sleep(0.5); changed.acquire(); changed.notify(); changed.release()"},
+        {
+            "meanwhile": "def wake(*_):\\n    with changed: changed.notify()\\n"
+            "signal.signal(signal.SIGALRM, wake); signal.setitimer(signal.ITIMER_REAL, 0.5)"
+        },
+    ],
+    ids=["it gives up", "another thread notifies", "a signal's handler does"],
+)
+def test_a_condition_that_somebody_may_notify_yet(circumstances):
+    circumstances = {name: text.replace("\\n", "\n") for name, text in circumstances.items()}
+    assert nested(**circumstances) == ""

@@ -359,7 +359,7 @@ def test_tasks_that_wait_for_tasks_of_their_own_full_executor():
     assert isinstance(error, mh.DeadlockError)
     assert len(error.cycle) == 2
     assert all("kitchen" in wait.who and "pool.submit(inner).result()" in wait.stack for wait in error.cycle)
-    assert "no worker is left to bring" in str(error)
+    assert "nobody is left to bring" in str(error)
     assert "an executor of their own" in str(error)
 
 

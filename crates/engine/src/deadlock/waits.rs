@@ -123,11 +123,19 @@ impl Waits {
         Some(links(who, &stuck, holders))
     }
 
-    /// `who` was given `thing`: if it is what he waits for, he does so no more, though he may still sleep.
-    pub fn receive(&mut self, who: Who, thing: Thing) {
-        if self.waiting.get(&who).is_some_and(|wait| wait.thing == thing) {
+    /// What he waits for, if he does so in that manner.
+    #[must_use]
+    pub fn awaited(&self, who: Who, manner: Manner) -> Option<Thing> {
+        self.waiting.get(&who).filter(|wait| wait.manner == manner).map(|wait| wait.thing)
+    }
+
+    /// `who` was given `thing`: if it is what he waits for, he does so no more, though he may still sleep. Returns whether it is.
+    pub fn receive(&mut self, who: Who, thing: Thing) -> bool {
+        let is_it = self.waiting.get(&who).is_some_and(|wait| wait.thing == thing);
+        if is_it {
             self.waiting.remove(&who);
         }
+        is_it
     }
 
     /// `who` does not wait any more.

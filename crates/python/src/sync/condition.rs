@@ -148,7 +148,7 @@ impl Waitable for Notice<'_> {
         match self.condition.monitor.save(py) {
             Ok(kept) => {
                 self.kept.set(Some(kept));
-                self.condition.monitor.tell_of_wait(py);
+                self.condition.monitor.tell_of_wait(py, &self.condition.watched);
                 Ok(Entered::Waits(ticket))
             }
             Err(error) => {

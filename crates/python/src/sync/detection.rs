@@ -2,8 +2,8 @@
 //!
 //! What is a deadlock, and what only looks like one to come, is `engine`'s to [say](manyhands_engine::deadlock). Here is kept
 //! who has what, who waits for what, and where each was made: [`state`]. **Who** waits or holds is a thread or a task, by its
-//! [number](super::who). What primitives tell is in [`watched`], what else matters in [`conditions`], [`results`] and
-//! [`threads`].
+//! [number](super::who). What primitives tell is in [`watched`], what else matters in [`conditions`], [`results`],
+//! [`threads`] and [`asleep`].
 //!
 //! Whoever completes a deadlock by his wait is told before he sleeps. One may be completed by other things, such as a thread
 //! that ends; so threads that wait without a limit look again, some times a second.
@@ -24,6 +24,7 @@ use pyo3::prelude::*;
 use super::who;
 use state::{Person, What, state};
 
+mod asleep;
 pub(crate) mod conditions;
 pub(crate) mod results;
 mod state;
@@ -83,7 +84,7 @@ pub(crate) fn look_again(py: Python<'_>, waiter: u64) -> PyResult<()> {
         state.look(Who(waiter)).map(|cycle| state.describe(py, &cycle))
     };
     match deadlock {
-        None => Ok(()),
+        None => asleep::look(py, waiter),
         Some(deadlock) => {
             stops(waiter);
             Err(deadlock.raise(py))

@@ -1,6 +1,5 @@
 //! The lock of a condition: one of ours, or anything with `acquire` and `release`.
 
-use manyhands_engine::deadlock::waits::Manner;
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -102,10 +101,9 @@ impl Monitor {
 
     /// The calling thread waits for the condition, and needs this to go on: so it waits for whoever has it.
     #[inline]
-    pub(crate) fn tell_of_wait(&self, py: Python<'_>) {
+    pub(crate) fn tell_of_wait(&self, py: Python<'_>, condition: &Watched) {
         if let Some(watched) = self.watched().filter(|_| detection::is_on()) {
-            // Who is stubborn is told of nothing.
-            let _ = watched.waits(py, who::caller(py), Manner::Stubborn);
+            watched.waits_for_condition(py, who::caller(py), condition);
         }
     }
 

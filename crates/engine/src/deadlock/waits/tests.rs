@@ -145,9 +145,9 @@ fn whoever_was_given_what_he_waits_for_is_not_stuck_before_he_wakes() {
     let mut waits = Waits::new();
     assert_eq!(waits.wait(ANN, CUP, Manner::Endless, &Held::by([(CUP, BOB)])), None);
     let handed = Held::by([(CUP, ANN)]);
-    waits.receive(ANN, JUG);
+    assert!(!waits.receive(ANN, JUG));
     assert!(waits.wait(CAT, CUP, Manner::Endless, &handed).is_some(), "it was something else");
-    waits.receive(ANN, CUP);
+    assert!(waits.receive(ANN, CUP));
     assert_eq!(waits.wait(CAT, CUP, Manner::Endless, &handed), None);
 }
 
@@ -160,6 +160,10 @@ fn whoever_waits_stubbornly_keeps_others_but_is_not_told() {
     assert_eq!(waits.wait(BOB, CUP, Manner::Endless, &held), Some(cycle));
     assert_eq!(waits.wait(BOB, CUP, Manner::Stubborn, &held), None);
     assert_eq!(waits.look(ANN, &held), None);
+    assert_eq!(
+        (waits.awaited(ANN, Manner::Stubborn), waits.awaited(ANN, Manner::Endless)),
+        (Some(JUG), None)
+    );
 }
 
 #[derive(Debug, Clone)]

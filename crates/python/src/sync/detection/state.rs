@@ -10,6 +10,7 @@ use manyhands_engine::deadlock::waits::{Holders, Holding, Link, Manner, Thing, W
 use manyhands_engine::line::Ticket;
 use pyo3::prelude::*;
 
+use super::asleep::Rounds;
 use super::conditions::Conditions;
 use crate::future::Future;
 use crate::sync::who;
@@ -50,6 +51,7 @@ pub(super) struct State {
     pub(super) holders: Held,
     pub(super) orders: Orders<Arc<str>>,
     pub(super) conditions: Conditions,
+    pub(super) rounds: Rounds,
     /// What each has, in the order of taking.
     held: ByNumber<Who, Vec<(Thing, Class)>>,
     places: HashMap<(Thing, Ticket), Who>,
@@ -161,7 +163,7 @@ impl State {
 
     /// `who`, who is or runs on that thread, has it alone.
     pub(super) fn hold(&mut self, who: Who, thread: u64, thing: Thing, class: Class) {
-        self.waits.receive(who, thing);
+        self.receive(who, thing);
         if self.holders.owners.insert(thing, (who, class)).is_some_and(|(owner, _)| owner == who) {
             return;
         }
@@ -170,9 +172,15 @@ impl State {
 
     /// He has it with others.
     pub(super) fn share(&mut self, who: Who, thread: u64, thing: Thing, class: Class) {
-        self.waits.receive(who, thing);
+        self.receive(who, thing);
         self.holders.sharers.entry(thing).or_default().push(who);
         self.keep(who, thread, thing, class);
+    }
+
+    fn receive(&mut self, who: Who, thing: Thing) {
+        if self.waits.receive(who, thing) {
+            self.rounds.change(who);
+        }
     }
 
     /// He has one of its permits.
@@ -225,6 +233,7 @@ impl State {
         thing: Thing,
         manner: Manner,
     ) -> (Option<Person>, Option<Vec<Link>>) {
+        self.rounds.change(who);
         let previous = self.people.insert(who, person);
         (previous, self.waits.wait(who, thing, manner, &self.holders))
     }
@@ -235,6 +244,7 @@ impl State {
     }
 
     pub(super) fn stop(&mut self, who: Who) -> Option<Person> {
+        self.rounds.change(who);
         self.waits.stop_waiting(who);
         self.holders.ahead.remove(&who);
         for ahead in self.holders.ahead.values_mut() {
@@ -333,15 +343,34 @@ impl State {
     /// What there is to say of a cycle.
     pub(super) fn describe(&self, py: Python<'_>, cycle: &[Link]) -> super::Deadlock {
         let links = cycle.iter().map(|link| {
-            let person = self.people.get(&link.who);
-            let what = match person.map(|person| &person.what) {
-                Some(What::Result(text)) => text.clone(),
-                Some(What::Made(noun, class)) => super::made(noun, self.site_of(*class).as_deref()),
-                None => super::made("lock", None),
-            };
-            (person.map(|person| person.object.clone_ref(py)), what, self.name(py, link.holder))
+            let person = self.people.get(&link.who).map(|person| person.object.clone_ref(py));
+            (person, self.what(link.who), self.name(py, link.holder))
         });
         super::Deadlock(links.collect())
+    }
+
+    /// What there is to say of somebody who waits, for a lock of somebody's or for what nobody will bring.
+    pub(super) fn tell(&self, py: Python<'_>, who: Who) -> Option<super::Told> {
+        let owner = self.waits.awaited(who, Manner::Endless).and_then(|thing| self.owner_of(thing));
+        let name = owner.and_then(|owner| self.name(py, owner));
+        let name = name.unwrap_or_else(|| pyo3::types::PyString::new(py, "").into_any().unbind());
+        Some((Some(self.object_of(py, who)?), self.what(who), Some(name)))
+    }
+
+    pub(super) fn object_of(&self, py: Python<'_>, who: Who) -> Option<Py<PyAny>> {
+        self.people.get(&who).map(|person| person.object.clone_ref(py))
+    }
+
+    pub(super) fn owner_of(&self, thing: Thing) -> Option<Who> {
+        self.holders.owners.get(&thing).map(|(owner, _)| *owner)
+    }
+
+    fn what(&self, who: Who) -> String {
+        match self.people.get(&who).map(|person| &person.what) {
+            Some(What::Result(text)) => text.clone(),
+            Some(What::Made(noun, class)) => super::made(noun, self.site_of(*class).as_deref()),
+            None => super::made("lock", None),
+        }
     }
 
     /// Somebody who has something: as Python knows him, or by his name.

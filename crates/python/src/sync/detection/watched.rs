@@ -103,6 +103,15 @@ impl Watched {
         Wait { noun: self.noun, order: self.order(waiter), manner, ahead: None }.begin(py)
     }
 
+    /// Somebody is about to wait to be notified of a condition, whose lock this is, and which he needs to go on.
+    #[cold]
+    pub(crate) fn waits_for_condition(&self, py: Python<'_>, waiter: u64, condition: &Self) {
+        threads::remember(py);
+        let what = What::Made(condition.noun, condition.class());
+        // Who is stubborn is told of nothing.
+        let _ = super::begin(py, Who(waiter), what, self.thing(), Manner::Stubborn);
+    }
+
     /// Somebody is about to wait for one of so many permits.
     ///
     /// # Errors
