@@ -262,10 +262,8 @@ def test_others_open_it_by_its_pickle_or_its_name():
 
 def test_what_was_put_outlives_who_put_it():
     shared = mh.shared.Queue()
-    if (pid := os.fork()) == 0:
-        shared.put_many(["short", b"long" * 50_000])
-        os._exit(0)
-    os.waitpid(pid, 0)
+    with mh.ProcessExecutor(1) as short_lived:
+        assert short_lived.submit(shared.put_many, ["short", b"long" * 50_000]).result() == 2
     assert shared.get_many(2) == ["short", b"long" * 50_000]
 
 
