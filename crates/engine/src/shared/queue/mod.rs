@@ -470,8 +470,11 @@ impl<'a, M: Memory> Queue<'a, M> {
         is_alive: impl FnMut(Owner) -> bool,
     ) -> Result<(), Failure<M::Error>> {
         let wanted = bytes.div_ceil(PAGE_BYTES).max(1);
-        let in_use = self.in_use().ok_or(Failure::Corrupt)?;
-        self.pages.sweep(&in_use, is_alive).ok_or(Failure::Corrupt)?;
+        let dead = self.pages.dead(is_alive).ok_or(Failure::Corrupt)?;
+        if !dead.is_empty() {
+            let in_use = self.in_use().ok_or(Failure::Corrupt)?;
+            self.pages.sweep(&in_use, &dead).ok_or(Failure::Corrupt)?;
+        }
         // What is taken here is free again at once; others may be faster, then one comes back.
         if self.pages.take(me, wanted).is_some() { Ok(()) } else { self.pages.grow(wanted) }
     }

@@ -8,6 +8,8 @@
 //! keeps the name of whoever took it, dead or alive. So what a dead process has left can be told: pages that bear its
 //! name and that nothing published leads to. They are [swept](Pages::sweep) before there are made more.
 
+use std::collections::HashMap;
+
 use super::super::copy;
 use super::super::{Memory, Owner};
 use crate::prim::atomic::{AtomicU64, Ordering};
@@ -19,8 +21,10 @@ pub(super) const PAGE_BYTES: usize = PAGE * copy::BYTES;
 /// Pages that one table is about.
 const IN_GROUP: usize = PAGE / 2;
 const GROUP: usize = PAGE * (IN_GROUP + 1);
-/// The most pages that are made beyond those that are needed.
-const STEP: usize = 1024;
+/// Up to so many pages, there are made twice as many; beyond, a quarter more.
+const FEW: usize = 1024;
+/// More owners than these are not told apart: nonsense, or a crowd, who then keep what they left.
+const MOST_OWNERS: usize = 1000;
 /// As many as a place can tell apart.
 const MOST: usize = 1 << super::PAGE_BITS;
 
@@ -182,22 +186,24 @@ impl<'a, M: Memory> Pages<'a, M> {
         Some(numbers)
     }
 
-    /// Frees the pages of those who do not live, but for those `in_use`; for whoever has all guards.
-    pub(super) fn sweep(self, in_use: &InUse, mut is_alive: impl FnMut(Owner) -> bool) -> Option<()> {
-        let mut known: Vec<(u64, bool)> = Vec::new();
+    /// Those who have pages and do not live.
+    pub(super) fn dead(self, mut is_alive: impl FnMut(Owner) -> bool) -> Option<Vec<u64>> {
+        let mut known = HashMap::new();
+        for page in 0..self.count() {
+            let word = self.owner(u32::try_from(page).ok()?)?.load(Ordering::Relaxed);
+            if word != 0 && known.len() < MOST_OWNERS {
+                known.entry(word).or_insert_with(|| Owner::of_word(word).is_some_and(&mut is_alive));
+            }
+        }
+        Some(known.into_iter().filter_map(|(word, lives)| (!lives).then_some(word)).collect())
+    }
+
+    /// Frees the pages of those who are dead, but for those `in_use`; for whoever has all guards.
+    pub(super) fn sweep(self, in_use: &InUse, dead: &[u64]) -> Option<()> {
         for page in (0..self.count()).filter(|page| !in_use.has(*page)) {
             let owner = self.owner(u32::try_from(page).ok()?)?;
             let word = owner.load(Ordering::Relaxed);
-            if word == 0 {
-                continue;
-            }
-            let lives = known.iter().find(|(known, _)| *known == word).map(|(_, lives)| *lives);
-            let lives = lives.unwrap_or_else(|| {
-                let lives = Owner::of_word(word).is_some_and(&mut is_alive);
-                known.push((word, lives));
-                lives
-            });
-            if !lives {
+            if dead.contains(&word) {
                 // If it is still the dead one's: who lives may have taken it only from nobody.
                 let _ = owner.compare_exchange(word, 0, Ordering::Release, Ordering::Relaxed);
             }
@@ -208,7 +214,7 @@ impl<'a, M: Memory> Pages<'a, M> {
     /// Makes so many more pages, and some to spare; for whoever has all guards.
     pub(super) fn grow(self, wanted: usize) -> Result<(), super::Failure<M::Error>> {
         let count = self.count();
-        let more = wanted.max(count.min(STEP)).min(MOST - count);
+        let more = wanted.max(count.min(FEW)).max(count / 4).min(MOST - count);
         if more < wanted {
             return Err(super::Failure::TooLarge);
         }
