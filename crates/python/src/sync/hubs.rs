@@ -43,24 +43,29 @@ pub(crate) fn are_there(py: Python<'_>) -> bool {
 
 #[cold]
 fn look_for_gevent(py: Python<'_>, modules: usize) -> bool {
-    MODULES.store(modules, Ordering::Relaxed);
-    let looked = is_imported(py).and_then(|is_imported| {
-        if is_imported {
-            py.import("manyhands._gevent")?;
-        }
-        Ok(())
-    });
-    if let Err(failure) = looked {
+    // What is only half imported is looked for again.
+    let is_over = find_gevent(py).unwrap_or_else(|failure| {
         failure.write_unraisable(py, None);
+        true
+    });
+    if is_over {
+        MODULES.store(modules, Ordering::Relaxed);
     }
     IS_ANY.load(Ordering::Acquire)
 }
 
-/// Whether the program has gevent, and has it ready.
-fn is_imported(py: Python<'_>) -> PyResult<bool> {
+/// Has gevent's hub registered if the program has gevent; `false` if it is about to have it.
+fn find_gevent(py: Python<'_>) -> PyResult<bool> {
     let modules = py.import("sys")?.getattr("modules")?;
     let gevent = modules.call_method1("get", ("gevent",))?;
-    Ok(!gevent.is_none() && modules.contains("gevent.hub")? && gevent.hasattr("get_hub")?)
+    if gevent.is_none() {
+        return Ok(true);
+    }
+    let is_ready = modules.contains("gevent.hub")? && gevent.hasattr("get_hub")?;
+    if is_ready {
+        py.import("manyhands._gevent")?;
+    }
+    Ok(is_ready)
 }
 
 /// What the first hub that has one gives for the caller.
