@@ -157,19 +157,6 @@ pub(crate) fn thread_ident(_py: Python<'_>) -> std::ffi::c_ulong {
     unsafe { ffi::PyThread_get_thread_ident() }
 }
 
-/// How many modules are imported; 0 if somebody has made their list something else.
-#[inline]
-pub(crate) fn module_count(py: Python<'_>) -> usize {
-    // SAFETY: the interpreter lives and the caller is attached to it; the reference is a borrowed one.
-    let modules = unsafe { ffi::PyImport_GetModuleDict() };
-    // SAFETY: the interpreter keeps its list of modules; of what is no dictionary the function says -1.
-    let count = unsafe { ffi::PyDict_Size(modules) };
-    usize::try_from(count).unwrap_or_else(|_| {
-        drop(PyErr::take(py));
-        0
-    })
-}
-
 /// Has `exception` raised in that thread at its next bytecode; `None` takes back what has not been raised yet.
 pub(crate) fn set_async_exception(ident: std::ffi::c_ulong, exception: Option<&Bound<'_, PyType>>) {
     let exception = exception.map_or(std::ptr::null_mut(), Bound::as_ptr);

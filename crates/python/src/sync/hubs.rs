@@ -12,9 +12,10 @@ use std::time::Duration;
 use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 
 use super::waiting::Ending;
-use crate::native;
 
 static HUBS: Mutex<Vec<Arc<Py<PyAny>>>> = Mutex::new(Vec::new());
 static IS_ANY: AtomicBool = AtomicBool::new(false);
@@ -36,9 +37,20 @@ fn hubs() -> MutexGuard<'static, Vec<Arc<Py<PyAny>>>> {
 #[inline]
 pub(crate) fn are_there(py: Python<'_>) -> bool {
     IS_ANY.load(Ordering::Acquire) || {
-        let modules = native::module_count(py);
+        let modules = module_count(py);
         modules != MODULES.load(Ordering::Relaxed) && look_for_gevent(py, modules)
     }
+}
+
+/// How many modules are imported; 0 if somebody has made their list something else.
+#[inline]
+fn module_count(py: Python<'_>) -> usize {
+    static LIST: PyOnceLock<Option<Py<PyDict>>> = PyOnceLock::new();
+    let list = LIST.get_or_init(py, || {
+        let list = py.import("sys").and_then(|sys| sys.getattr("modules")).ok()?;
+        list.cast_into::<PyDict>().ok().map(Bound::unbind)
+    });
+    list.as_ref().map_or(0, |list| list.bind(py).len())
 }
 
 #[cold]
