@@ -37,6 +37,7 @@ mod reading;
 mod seed;
 mod shared;
 mod slots;
+mod start;
 mod supervisor;
 mod sync;
 mod tally;

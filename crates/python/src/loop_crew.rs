@@ -33,6 +33,7 @@ use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::native::{self, Sent};
 use crate::pool::{Crew, Pool, Wake};
+use crate::start::Start;
 use crate::sync::{task_begun, this_thread};
 use crate::timers::{self, Alarm, Watched};
 use crate::waiter::{LoopWaiter, Waiter, Wakes};
@@ -193,6 +194,7 @@ fn claim(future: &Bound<'_, Future>, is_it: impl Fn(&Py<PyAny>) -> bool) -> Opti
 pub(crate) struct Loop {
     pool: Arc<Pool>,
     hand: Arc<LoopHand>,
+    start: Arc<Start>,
     name: OnceLock<String>,
 }
 
@@ -206,8 +208,9 @@ enum Next {
 }
 
 impl Loop {
-    pub(crate) fn new(pool: &Arc<Pool>) -> Self {
-        Self { pool: Arc::clone(pool), hand: Arc::default(), name: OnceLock::new() }
+    pub(crate) fn new(pool: &Arc<Pool>, start: &Arc<Start>) -> Self {
+        let start = Arc::clone(start);
+        Self { pool: Arc::clone(pool), hand: Arc::default(), start, name: OnceLock::new() }
     }
 
     fn next(&self) -> Next {
@@ -239,7 +242,7 @@ impl Loop {
     }
 
     /// Begins one attempt.
-    fn begin(
+    fn begin_task(
         &self,
         task: &Bound<'_, Future>,
         age: u64,
@@ -319,6 +322,16 @@ impl Loop {
 
 #[pymethods]
 impl Loop {
+    /// The thread of this hand begins; `False` if it must not, for it was revoked.
+    fn begin(&self) -> bool {
+        self.start.begin()
+    }
+
+    /// Do not let the thread begin; `False` if it has.
+    fn revoke(&self) -> bool {
+        self.start.revoke()
+    }
+
     /// Take the running `event_loop` as the one to run coroutines on, and look at the queue for the first time.
     fn attach(slf: &Bound<'_, Self>, name: String, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         let this = slf.get();
@@ -391,7 +404,7 @@ impl Loop {
             match self.next() {
                 Next::Begin { task, age, now } => {
                     let task = task.bind(py);
-                    if let Err(error) = self.begin(task, age, now, event_loop) {
+                    if let Err(error) = self.begin_task(task, age, now, event_loop) {
                         error.write_unraisable(py, Some(task.as_any()));
                     }
                 }

@@ -18,6 +18,7 @@ use manyhands_engine::scheduler::{Order, Scheduler};
 use manyhands_engine::statistics::Statistics;
 use manyhands_os::clock;
 use manyhands_os::stock::Stock;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -33,6 +34,7 @@ use crate::parcel::{Functions, Parcel};
 use crate::patience::Patience;
 use crate::process_crew::{Dispatched, Flight, ProcessCrew, ProcessHand, Queue};
 use crate::reading;
+use crate::start::Start;
 use crate::supervisor::{self, Desk, StandIn};
 use crate::thread_crew::{Thread, ThreadCrew, ThreadHand};
 use crate::waiter::Wakes;
@@ -456,26 +458,27 @@ impl Pool {
     }
 
     fn start_hand(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
+        let start: Arc<Start> = Arc::default();
         let started = if self.model == Model::Loops {
-            Loop::new(self).into_pyobject(py).map(Bound::into_any)
+            Loop::new(self, &start).into_pyobject(py).map(Bound::into_any)
         } else {
-            Thread::new(self).into_pyobject(py).map(Bound::into_any)
+            Thread::new(self, &start).into_pyobject(py).map(Bound::into_any)
         }
         .and_then(|hand| self.spawn.bind(py).call1((hand,)));
-        if let Err(failure) = started {
-            let mut shared = self.shared();
-            let hands = match &mut shared.crew {
-                Crew::Threads(crew) => crew.could_not_start(),
-                Crew::Loops(crew) => crew.could_not_start(),
-                // Started by the supervisor.
-                Crew::Processes(_) => 1,
-            };
-            // With other hands at work the task will be run, only later.
-            if hands == 0 {
-                return Err(failure);
-            }
+        let Err(failure) = started else { return Ok(()) };
+        let hands = if start.revoke() { self.could_not_start() } else { 1 };
+        // With other hands at work the task will be run, only later. But Ctrl-C is nobody's failure.
+        if hands == 0 || !failure.is_instance_of::<PyException>(py) { Err(failure) } else { Ok(()) }
+    }
+
+    /// A hand that was asked for will not come. Returns how many there are.
+    fn could_not_start(&self) -> usize {
+        match &mut self.shared().crew {
+            Crew::Threads(crew) => crew.could_not_start(),
+            Crew::Loops(crew) => crew.could_not_start(),
+            // Started by the supervisor.
+            Crew::Processes(_) => 1,
         }
-        Ok(())
     }
 
     /// A gate for the tasks of one policy.

@@ -34,6 +34,7 @@ use crate::future::{Future, Outcome};
 use crate::latch::Latch;
 use crate::native;
 use crate::pool::{Crew, Pool, Wake};
+use crate::start::Start;
 use crate::sync::{task_begun, this_thread};
 use crate::timers::{self, Alarm, Watched};
 use crate::waiter::Wakes;
@@ -254,12 +255,14 @@ struct Slept {
 pub(crate) struct Thread {
     pool: Arc<Pool>,
     hand: Arc<ThreadHand>,
+    start: Arc<Start>,
     name: OnceLock<String>,
 }
 
 impl Thread {
-    pub(crate) fn new(pool: &Arc<Pool>) -> Self {
-        Self { pool: Arc::clone(pool), hand: Arc::default(), name: OnceLock::new() }
+    pub(crate) fn new(pool: &Arc<Pool>, start: &Arc<Start>) -> Self {
+        let start = Arc::clone(start);
+        Self { pool: Arc::clone(pool), hand: Arc::default(), start, name: OnceLock::new() }
     }
 
     /// Decides, under the pool's lock, what to do next.
@@ -389,6 +392,16 @@ impl Thread {
 
 #[pymethods]
 impl Thread {
+    /// The thread of this hand begins; `False` if it must not, for it was revoked.
+    fn begin(&self) -> bool {
+        self.start.begin()
+    }
+
+    /// Do not let the thread begin; `False` if it has.
+    fn revoke(&self) -> bool {
+        self.start.revoke()
+    }
+
     /// Run tasks until the pool is closed and its queue empty. The calling thread becomes a worker of the pool.
     #[pyo3(signature = (name, initializer = None, initargs = None))]
     fn run(

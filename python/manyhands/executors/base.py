@@ -210,22 +210,27 @@ def _start_thread(
 
     def live() -> None:
         try:
-            run(name, *args)
+            if hand.begin():
+                run(name, *args)
         finally:
             _all_hands.pop(thread, None)
 
     thread = threading.Thread(target=live, name=name, daemon=True)
+    known = hands()
+    if known is not None:
+        for ended in [other for other in list(known) if other.ident and not other.is_alive()]:
+            known.pop(ended, None)
+        known[thread] = hand
     _all_hands[thread] = hand
     try:
         thread.start()
     except BaseException:
-        del _all_hands[thread]
+        # Ctrl-C may come when the thread is there already: then it stays, and is waited for.
+        if hand.revoke():
+            _all_hands.pop(thread, None)
+            if known is not None:
+                known.pop(thread, None)
         raise
-    known = hands()
-    if known is not None:
-        for ended in [other for other in list(known) if not other.is_alive()]:
-            known.pop(ended, None)
-        known[thread] = hand
 
 
 def _join(hands: dict[threading.Thread, _Hand]) -> None:
