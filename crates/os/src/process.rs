@@ -121,6 +121,12 @@ pub fn set_parent_death_signal() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
+/// Whether the caller is the thread that the process began with, or was forked with.
+#[must_use]
+pub fn is_main_thread() -> bool {
+    rustix::thread::gettid() == rustix::process::getpid()
+}
+
 /// Has descendants whose parent ends become children of this process.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use std::time::Duration;
 use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
 use manyhands_os::park::{Parker, Woken};
+use manyhands_os::process;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -44,6 +45,37 @@ impl Turn {
     }
 }
 
+/// How long the thread that handles signals sleeps at a stretch, first and at most.
+const SHORT_SLEEP: Duration = Duration::from_millis(10);
+const LONG_SLEEP: Duration = Duration::from_secs(1);
+
+/// Sleeps on `parker`, detached. After `Interrupted` the signal has been handled.
+///
+/// A signal that comes when this thread has just looked for one and is about to sleep does not cut the sleep short: its
+/// handler in C only makes a note. So the thread that handles signals sleeps in stretches, and looks between them.
+///
+/// # Errors
+/// What a signal handler raised.
+pub(crate) fn park(py: Python<'_>, parker: &Parker, deadline: Option<Tick>) -> PyResult<Woken> {
+    let handles_signals = process::is_main_thread();
+    let mut stretch = SHORT_SLEEP;
+    loop {
+        let soon = handles_signals.then(|| clock::now() + stretch);
+        let soon = soon.filter(|soon| deadline.is_none_or(|deadline| *soon < deadline));
+        match py.detach(|| parker.park(soon.or(deadline))) {
+            Woken::TimedOut if soon.is_some() => {
+                py.check_signals()?;
+                stretch = (2 * stretch).min(LONG_SLEEP);
+            }
+            Woken::Interrupted => {
+                py.check_signals()?;
+                return Ok(Woken::Interrupted);
+            }
+            woken => return Ok(woken),
+        }
+    }
+}
+
 /// Waits on `parker` until `is_over`; `false` if `deadline` came first.
 ///
 /// # Errors
@@ -58,10 +90,8 @@ pub(crate) fn wait_until(
         if is_over() {
             return Ok(true);
         }
-        match py.detach(|| parker.park(deadline)) {
-            Woken::Notified => {}
-            Woken::TimedOut => return Ok(is_over()),
-            Woken::Interrupted => py.check_signals()?,
+        if park(py, parker, deadline)? == Woken::TimedOut {
+            return Ok(is_over());
         }
     }
 }

@@ -29,7 +29,7 @@ use pyo3::sync::PyOnceLock;
 
 use super::hubs::{self, GreenWait};
 use super::{detection, who};
-use crate::bridge;
+use crate::{bridge, enter};
 
 /// Somebody who waits.
 #[derive(Clone)]
@@ -302,13 +302,7 @@ impl Sleeper {
     /// What a signal's handler raised, or what was thrown into a green thread.
     fn sleep(&self, py: Python<'_>, until: Option<Tick>) -> PyResult<Woken> {
         match self {
-            Self::Thread(parker) => {
-                let woken = py.detach(|| parker.park(until));
-                if woken == Woken::Interrupted {
-                    py.check_signals()?;
-                }
-                Ok(woken)
-            }
+            Self::Thread(parker) => enter::park(py, parker, until),
             Self::Green(wait) => {
                 wait.sleep(py, until)?;
                 let is_late = until.is_some_and(|until| clock::now() >= until);
