@@ -332,8 +332,9 @@ impl<'a> Supervisor<'a> {
         cpu: Duration,
         reply: Reply,
     ) -> Result<(), String> {
-        let now = clock::now();
         let mut shared = self.pool.shared();
+        // Not before, or what was submitted meanwhile would begin before that.
+        let now = clock::now();
         let Shared { crew, scheduler, statistics, .. } = &mut *shared;
         let Crew::Processes(crew) = crew else { return Ok(()) };
         let Some(worker) = crew.worker_of(hand) else { return Ok(()) };
@@ -454,8 +455,8 @@ impl<'a> Supervisor<'a> {
 
     /// Dispatches, levels, looks at limits; returns when to look again, `None` if there is nothing left to look after.
     fn look_after(&mut self) -> Option<Tick> {
-        let now = clock::now();
         let mut shared = self.pool.shared();
+        let now = clock::now();
         let (closed, broken) = (shared.closed, shared.broken);
         let Shared { crew, scheduler, statistics, .. } = &mut *shared;
         let Crew::Processes(crew) = crew else { return None };

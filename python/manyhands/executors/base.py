@@ -217,19 +217,21 @@ def _start_thread(
 
     thread = threading.Thread(target=live, name=name, daemon=True)
     known = hands()
-    if known is not None:
-        for ended in [other for other in list(known) if other.ident and not other.is_alive()]:
-            known.pop(ended, None)
-        known[thread] = hand
     _all_hands[thread] = hand
     try:
         thread.start()
+        if known is not None:
+            for ended in [other for other in list(known) if not other.is_alive()]:
+                known.pop(ended, None)
+            known[thread] = hand
     except BaseException:
-        # Ctrl-C may come when the thread is there already: then it stays, and is waited for.
         if hand.revoke():
             _all_hands.pop(thread, None)
             if known is not None:
                 known.pop(thread, None)
+        elif known is not None:
+            # Ctrl-C has come when the thread was there already: it stays, and is waited for.
+            known[thread] = hand
         raise
 
 
