@@ -34,7 +34,7 @@ use crate::latch::Latch;
 use crate::native::{self, Sent};
 use crate::pool::{Crew, Pool, Wake};
 use crate::start::Start;
-use crate::sync::{task_begun, this_thread};
+use crate::sync::{task_begun, task_steps, this_thread};
 use crate::timers::{self, Alarm, Watched};
 use crate::waiter::{LoopWaiter, Waiter, Wakes};
 
@@ -607,12 +607,14 @@ impl Runner {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        task_steps(self.future.bind(py));
         let step = native::send(self.inner(py)?, py.None().bind(py));
         self.stepped(py, step)
     }
 
     /// Resume the coroutine with a value.
     fn send<'py>(&self, py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        task_steps(self.future.bind(py));
         let step = native::send(self.inner(py)?, value);
         self.stepped(py, step)?.ok_or_else(|| PyStopIteration::new_err(()))
     }

@@ -31,7 +31,9 @@ pub(crate) use awaiting::Awaiting;
 pub(crate) use barrier::Barrier;
 pub(crate) use channel::{Channel, aselect, select};
 pub(crate) use condition::Condition;
-pub(crate) use detection::results::{ResultWait, begun as task_begun, wait as wait_for_result};
+pub(crate) use detection::results::{
+    ResultWait, begun as task_begun, steps as task_steps, wait as wait_for_result,
+};
 pub(crate) use detection::{deadlock_note, deadlock_of_notes, watch_locks, watches_locks};
 pub(crate) use event::Event;
 pub(crate) use hubs::register_hub;

@@ -91,6 +91,28 @@ pub(crate) fn begun(future: &Bound<'_, Future>) {
     }
 }
 
+/// The running asyncio task is about to take a step of that task: the first may be taken before anybody else can know who
+/// runs it.
+pub(crate) fn steps(future: &Bound<'_, Future>) {
+    let thing = thing_of(future);
+    if is_on()
+        && state().awaits(thing)
+        && is_settled_here(future)
+        && let Some(task) = who::this_task(future.py())
+    {
+        let mut state = state();
+        state.set_thread(Who(task), Who(who::this_thread()));
+        state.set_holding(thing, Holding::All(vec![Who(task)]));
+    }
+}
+
+/// Whether whoever runs it is the one to bring its result: a task with a time limit ends by itself, and one that is tried
+/// again may go on elsewhere.
+fn is_settled_here(future: &Bound<'_, Future>) -> bool {
+    let may_move = |detail: &Detail| detail.may_retry() || detail.deadline(clock::now()).is_some();
+    !future.get().detail().is_some_and(may_move)
+}
+
 fn thing_of(future: &Bound<'_, Future>) -> Thing {
     Thing(future.as_ptr() as u64 | RESULT)
 }
@@ -98,10 +120,7 @@ fn thing_of(future: &Bound<'_, Future>) -> Thing {
 /// Who might bring a result, as far as that is certain.
 fn runners(future: &Bound<'_, Future>) -> Holding {
     let nobody = Holding::All(Vec::new());
-    // A task with a time limit ends by itself, and one that is tried again may go on elsewhere.
-    let may_move = |detail: &Detail| detail.may_retry() || detail.deadline(clock::now()).is_some();
-    let is_settled_here = !future.get().detail().is_some_and(may_move);
-    let Some(pool) = future.get().pool().filter(|_| is_settled_here) else { return nobody };
+    let Some(pool) = future.get().pool().filter(|_| is_settled_here(future)) else { return nobody };
     let (task, shared) = (future.get().coroutine(future.py()), pool.shared());
     match (&shared.crew, task) {
         (Crew::Threads(crew), _) => {
