@@ -416,10 +416,13 @@ def test_a_condition_that_nobody_is_left_to_notify():
     "circumstances",
     [
         {"timeout": "0.5"},
-        {"meanwhile": "import time; time.sleep(0.5); changed.acquire(); changed.notify(); changed.release()"},
+        {
+            "meanwhile": "import time\\nwhile threads[0].is_alive():\\n    time.sleep(0.3)\\n"
+            "    with changed: changed.notify()"
+        },
         {
             "meanwhile": "def wake(*_):\\n    with changed: changed.notify()\\n"
-            "signal.signal(signal.SIGALRM, wake); signal.setitimer(signal.ITIMER_REAL, 0.5)"
+            "signal.signal(signal.SIGALRM, wake); signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)"
         },
     ],
     ids=["it gives up", "another thread notifies", "a signal's handler does"],

@@ -33,15 +33,18 @@ def test_a_task_on_a_loop_that_blocks_for_a_task_of_its_loop():
 
 
 def test_a_task_that_blocks_for_a_running_task_of_its_loop():
-    async def inner(began):
+    async def inner(began, go_on):
         began.set()
-        await asyncio.sleep(0.01)
+        await go_on.wait()
 
     async def outer():
-        began = asyncio.Event()
-        future = pool.submit(inner, began)
+        began, go_on = asyncio.Event(), asyncio.Event()
+        future = pool.submit(inner, began, go_on)
         await began.wait()
-        future.result()
+        try:
+            future.result()
+        finally:
+            go_on.set()
 
     with mh.AsyncExecutor() as pool:
         assert isinstance(pool.submit(outer).exception(timeout=30), mh.DeadlockError)
@@ -51,7 +54,8 @@ def test_a_task_that_awaits_itself():
     box = []
 
     async def work():
-        await asyncio.sleep(0.01)
+        while not box:
+            await asyncio.sleep(0)
         return await box[0]
 
     with mh.AsyncExecutor() as pool:
@@ -170,9 +174,15 @@ def test_a_loop_that_blocks_for_a_coroutine_that_it_was_given():
 
 def test_a_loop_that_blocks_for_a_coroutine_that_it_has_begun():
     async def main():
-        go_on = asyncio.Event()
-        future = asyncio.run_coroutine_threadsafe(go_on.wait(), asyncio.get_running_loop())
-        await asyncio.sleep(0.01)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait():
+            begun.set()
+            await go_on.wait()
+            return True
+
+        future = asyncio.run_coroutine_threadsafe(wait(), asyncio.get_running_loop())
+        await begun.wait()
         with pytest.raises(mh.DeadlockError):
             future.exception()
         with pytest.raises(TimeoutError if sys.version_info >= (3, 11) else Exception):
