@@ -67,6 +67,22 @@ def test_a_task_that_awaits_itself():
     assert "return await box[0]" in wait.stack
 
 
+def test_a_task_that_awaits_itself_in_its_first_step():
+    is_known, box = threading.Event(), []
+
+    async def work():
+        is_known.wait()
+        return await box[0]
+
+    with mh.AsyncExecutor() as pool:
+        box.append(pool.submit(work))
+        is_known.set()
+        error = box[0].exception(timeout=30)
+    assert isinstance(error, mh.DeadlockError)
+    [wait] = error.cycle
+    assert wait.who == wait.holder
+
+
 def test_tasks_that_await_each_other():
     box = {}
 

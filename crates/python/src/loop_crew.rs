@@ -607,14 +607,14 @@ impl Runner {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        task_steps(self.future.bind(py));
+        let _step = task_steps(self.future.bind(py));
         let step = native::send(self.inner(py)?, py.None().bind(py));
         self.stepped(py, step)
     }
 
     /// Resume the coroutine with a value.
     fn send<'py>(&self, py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        task_steps(self.future.bind(py));
+        let _step = task_steps(self.future.bind(py));
         let step = native::send(self.inner(py)?, value);
         self.stepped(py, step)?.ok_or_else(|| PyStopIteration::new_err(()))
     }

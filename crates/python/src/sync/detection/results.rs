@@ -1,5 +1,7 @@
 //! Waits for the results of tasks: who brings one is who runs the task.
 
+use std::cell::Cell;
+
 use manyhands_engine::deadlock::waits::{Holding, Manner, Thing, Who};
 use manyhands_os::clock;
 use manyhands_os::park::Parker;
@@ -91,19 +93,34 @@ pub(crate) fn begun(future: &Bound<'_, Future>) {
     }
 }
 
+thread_local! {
+    /// Of which result this thread takes a step just now, and which asyncio task that is.
+    static STEP: Cell<Option<(Thing, Who)>> = const { Cell::new(None) };
+}
+
+/// A step of a task is being taken, as long as this lives.
+pub(crate) struct Step(());
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        STEP.set(None);
+    }
+}
+
 /// The running asyncio task is about to take a step of that task: the first may be taken before anybody else can know who
 /// runs it.
-pub(crate) fn steps(future: &Bound<'_, Future>) {
-    let thing = thing_of(future);
-    if is_on()
-        && state().awaits(thing)
-        && is_settled_here(future)
-        && let Some(task) = who::this_task(future.py())
-    {
-        let mut state = state();
-        state.set_thread(Who(task), Who(who::this_thread()));
-        state.set_holding(thing, Holding::All(vec![Who(task)]));
+pub(crate) fn steps(future: &Bound<'_, Future>) -> Option<Step> {
+    if !is_on() || !is_settled_here(future) {
+        return None;
     }
+    let (task, thing) = (Who(who::this_task(future.py())?), thing_of(future));
+    STEP.set(Some((thing, task)));
+    let mut state = state();
+    if state.awaits(thing) {
+        state.set_thread(task, Who(who::this_thread()));
+        state.set_holding(thing, Holding::All(vec![task]));
+    }
+    Some(Step(()))
 }
 
 /// Whether whoever runs it is the one to bring its result: a task with a time limit ends by itself, and one that is tried
@@ -121,6 +138,10 @@ fn thing_of(future: &Bound<'_, Future>) -> Thing {
 fn runners(future: &Bound<'_, Future>) -> Holding {
     let nobody = Holding::All(Vec::new());
     let Some(pool) = future.get().pool().filter(|_| is_settled_here(future)) else { return nobody };
+    if let Some((_, task)) = STEP.get().filter(|(thing, _)| *thing == thing_of(future)) {
+        state().set_thread(task, Who(who::this_thread()));
+        return Holding::All(vec![task]);
+    }
     let (task, shared) = (future.get().coroutine(future.py()), pool.shared());
     match (&shared.crew, task) {
         (Crew::Threads(crew), _) => {
