@@ -1,0 +1,147 @@
+//! The addresses of brokers and result stores.
+//!
+//! `memory://`, `sqlite:///file`, `redis://`, `rediss://`, `amqp://`, `amqps://`, and for results `rpc://` and
+//! `postgresql://`, too. An address may hold a password; [`Address`] is written without it, always.
+
+use std::fmt;
+
+use url::Url;
+
+use crate::error::Error;
+
+/// Which server an address is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// This process alone.
+    Memory,
+    /// A file on this machine.
+    Sqlite,
+    /// Redis, with or without TLS.
+    Redis,
+    /// AMQP 0-9-1, which is `RabbitMQ`, with or without TLS.
+    Amqp,
+    /// Results as messages of the broker.
+    Rpc,
+    /// A `PostgreSQL` database.
+    Postgres,
+}
+
+/// An address that was understood.
+#[derive(Clone)]
+pub struct Address {
+    kind: Kind,
+    whole: String,
+    shown: String,
+}
+
+impl Address {
+    /// Understands an address.
+    ///
+    /// # Errors
+    /// [`Error::Address`] if its scheme is unknown or it is no URL.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let refuse = |reason: String| Error::Address { address: masked(text), reason };
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        let kind = match scheme {
+            Some("memory") => Kind::Memory,
+            Some("sqlite") => Kind::Sqlite,
+            Some("redis" | "rediss") => Kind::Redis,
+            Some("amqp" | "amqps" | "pyamqp") => Kind::Amqp,
+            Some("rpc") => Kind::Rpc,
+            Some("postgresql" | "postgres") => Kind::Postgres,
+            _ => {
+                return Err(refuse(
+                    "expected memory://, sqlite:///, redis://, rediss://, amqp://, amqps://, rpc:// or postgresql://"
+                        .into(),
+                ));
+            }
+        };
+        let is_url = !matches!(kind, Kind::Sqlite | Kind::Memory | Kind::Rpc);
+        if is_url && let Err(error) = Url::parse(text) {
+            return Err(refuse(format!("it is no URL: {error}")));
+        }
+        Ok(Self { kind, whole: text.into(), shown: masked(text) })
+    }
+
+    /// Which server it is of.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The address with its password, for whoever connects. Not to be shown.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.whole
+    }
+
+    /// The path of the file of a `sqlite://` address: `sqlite:///jobs.db` is relative, `sqlite:////var/jobs.db` is not.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        let rest = self.whole.split_once("://").map_or("", |(_, rest)| rest);
+        rest.strip_prefix('/').unwrap_or(rest)
+    }
+
+    /// The address without its password.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+/// `text` with what stands between the user's name and the `@` left out.
+fn masked(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
+    // The last one before the path: a password may hold an `@` itself.
+    let authority_ends = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let at = rest[..authority_ends].rfind('@').or_else(|| rest.rfind('@'));
+    let Some(at) = at else { return text.into() };
+    let user = rest[..at].split_once(':').map_or(&rest[..at], |(user, _)| user);
+    let secret = if rest[..at].contains(':') { ":***" } else { "" };
+    format!("{scheme}://{user}{secret}{}", &rest[at..])
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.shown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for (given, shown) in [
+            ("redis://:hunter2@host:6379/1", "redis://:***@host:6379/1"),
+            ("amqp://me:a@b@host//", "amqp://me:***@host//"),
+            ("amqp://me@host/", "amqp://me@host/"),
+            ("redis://host/0?password=x", "redis://host/0?password=x"),
+        ] {
+            let address = Address::parse(given).unwrap();
+            assert_eq!(address.to_string(), shown);
+            assert_eq!(format!("{address:?}"), shown);
+            assert_eq!(address.secret(), given);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_without_its_password() {
+        let error = Address::parse("carrier-pigeon://me:hunter2@host").unwrap_err().to_string();
+        assert!(error.contains("carrier-pigeon://me:***@host"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn the_file_of_an_address() {
+        assert_eq!(Address::parse("sqlite:///jobs.db").unwrap().file(), "jobs.db");
+        assert_eq!(Address::parse("sqlite:////var/jobs.db").unwrap().file(), "/var/jobs.db");
+    }
+}

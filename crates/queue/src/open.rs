@@ -1,0 +1,60 @@
+//! From an address to what stands behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::backend::Backend;
+use crate::broker::Broker;
+use crate::error::Error;
+
+/// How to use a server, where the address does not say it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Before every key and channel in Redis (`global_keyprefix`).
+    pub key_prefix: String,
+    /// How long to wait for a connection, and for an answer.
+    pub timeout: Duration,
+    /// How long results are kept.
+    pub keep_results: Duration,
+    /// The largest message or result that is read, in bytes.
+    pub max_size: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            key_prefix: String::new(),
+            timeout: Duration::from_secs(10),
+            keep_results: Duration::from_secs(86_400),
+            max_size: 128 << 20,
+        }
+    }
+}
+
+/// The broker at an address. Connects when it is first used.
+///
+/// # Errors
+/// [`Error::Address`] if no broker has such an address.
+pub fn open_broker(address: &Address, _options: &Options) -> Result<Arc<dyn Broker>, Error> {
+    Err(Error::Address {
+        address: address.shown().into(),
+        reason: format!("{:?} keeps no messages", address.kind()),
+    })
+}
+
+/// The result store at an address. Connects when it is first used; `broker` is the one that results by messages go
+/// through.
+///
+/// # Errors
+/// [`Error::Address`] if no result store has such an address.
+pub fn open_backend(
+    address: &Address,
+    _broker: Option<&Address>,
+    _options: &Options,
+) -> Result<Arc<dyn Backend>, Error> {
+    Err(Error::Address {
+        address: address.shown().into(),
+        reason: format!("{:?} keeps no results", address.kind()),
+    })
+}
