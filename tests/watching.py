@@ -5,10 +5,13 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+import manyhands as mh
 
 REPEATS = int(os.environ.get("MANYHANDS_FAULT_REPEATS", "0"))
 """How often each fault is repeated, if not as often as its test says: set 50 for a thorough look."""
@@ -40,6 +43,20 @@ def eventually(is_so, what="what was waited for", seconds=20.0):
             return found
         time.sleep(PAUSE)
     raise AssertionError(f"{what}: not within {seconds:g} s of looking")
+
+
+def in_thread(function, *args):
+    """A future of the call, in a thread of its own."""
+    future = mh.Future()
+
+    def run():
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 async def eventually_on_loop(is_so, what="what was waited for", seconds=20.0):

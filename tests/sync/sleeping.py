@@ -1,5 +1,6 @@
 """What the tests of `manyhands.sync` share: threads of which one knows that they wait, and signals."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -32,6 +33,17 @@ class Background(threading.Thread):
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
+
+
+def run_callers(callers):
+    """Have two of them call from a thread each, the others from tasks of one loop, until all are done."""
+
+    async def tasks():
+        await asyncio.gather(*(caller.task() for caller in callers[2:]))
+
+    others = [Background(caller.thread) for caller in callers[:2]] + [Background(asyncio.run, tasks())]
+    for other in others:
+        other.result()
 
 
 def asleep(function, *args):

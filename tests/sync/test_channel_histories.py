@@ -5,7 +5,7 @@ import random
 import sys
 
 import pytest
-from sleeping import Background
+from sleeping import run_callers
 
 from linearizability import Recorder, check
 from manyhands.sync import Channel, Empty, Full, aselect, select
@@ -121,11 +121,5 @@ def test_channels_answer_as_if_calls_came_one_at_a_time(capacity, make_plans, se
     plans = make_plans(random.Random(f"{capacity} {seed}"))
     recorder, channels = Recorder(), [Channel(capacity) for _ in range(2)]
     callers = [Caller(recorder, channels, plan) for plan in plans]
-
-    async def tasks():
-        await asyncio.gather(*(caller.task() for caller in callers[2:]))
-
-    others = [Background(caller.thread) for caller in callers[:2]] + [Background(asyncio.run, tasks())]
-    for other in others:
-        other.result()
+    run_callers(callers)
     check(recorder.calls, channels_model(capacity), ((), ()))

@@ -7,6 +7,7 @@ import threading
 import weakref
 
 import pytest
+from section import Section
 from sleeping import Background, asleep
 
 gevent = pytest.importorskip("gevent")
@@ -302,45 +303,18 @@ def test_gevents_own_timeout_ends_the_wait():
 
 @each_lock
 def test_greenlets_threads_and_tasks_exclude_each_other(make):
-    lock = make()
-    inside, most, total = 0, 0, 0
-
-    def enter():
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-
-    def leave():
-        nonlocal inside, total
-        total += 1
-        inside -= 1
-
-    def work(rest):
-        for _ in range(20):
-            with lock:
-                enter()
-                rest()
-                leave()
-
-    async def task():
-        for _ in range(20):
-            async with lock:
-                enter()
-                await asyncio.sleep(0)
-                leave()
-
-    async def tasks():
-        await asyncio.gather(*(task() for _ in range(3)))
+    section = Section(make())
 
     def greenlets():
-        gevent.joinall([gevent.spawn(work, lambda: gevent.sleep(0)) for _ in range(3)], raise_error=True)
+        resting = [gevent.spawn(section.work, 20, lambda: gevent.sleep(0)) for _ in range(3)]
+        gevent.joinall(resting, raise_error=True)
 
-    others = [Background(work, lambda: None) for _ in range(2)]
+    others = [Background(section.work, 20, lambda: None) for _ in range(2)]
     others += [Background(in_hub, greenlets) for _ in range(2)]
-    others += [Background(asyncio.run, tasks())]
+    others += [Background(asyncio.run, section.tasks(20))]
     for other in others:
         other.result()
-    assert (most, total) == (1, 20 * (2 + 2 * 3 + 3))
+    assert (section.most, section.total) == (1, 20 * (2 + 2 * 3 + 3))
 
 
 @pytest.mark.parametrize("kind", [Queue, LifoQueue, PriorityQueue])

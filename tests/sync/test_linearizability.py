@@ -6,7 +6,7 @@ import random
 import sys
 
 import pytest
-from sleeping import Background
+from sleeping import Background, run_callers
 
 from linearizability import Call, Recorder, check, explain
 from manyhands.sync import Empty, Full, LifoQueue, PriorityQueue, Queue, RWLock
@@ -116,13 +116,7 @@ def test_a_queue_answers_as_if_calls_came_one_at_a_time(kind, make_plans, seed):
     plans, maxsize = make_plans(random.Random(f"{kind.__name__} {seed}"))
     recorder, queue = Recorder(), kind(maxsize)
     callers = [Caller(recorder, queue, plan) for plan in plans]
-
-    async def tasks():
-        await asyncio.gather(*(caller.task() for caller in callers[2:]))
-
-    others = [Background(caller.thread) for caller in callers[:2]] + [Background(asyncio.run, tasks())]
-    for other in others:
-        other.result()
+    run_callers(callers)
     check(recorder.calls, queue_model(kind, maxsize), ())
 
 

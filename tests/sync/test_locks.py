@@ -7,6 +7,7 @@ import threading
 import weakref
 
 import pytest
+from section import Section
 from sleeping import Background, Interruption, asleep, forks, in_a_fork, interruption_when_asleep
 
 from manyhands.sync import BoundedSemaphore, Condition, Lock, RLock, Semaphore
@@ -25,40 +26,12 @@ async def turns(count=3):
 
 @each_kind
 def test_threads_and_tasks_of_several_loops_exclude_each_other(kind):
-    lock = kind()
-    inside, most, total = 0, 0, 0
-
-    def enter():
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-
-    def leave():
-        nonlocal inside, total
-        total += 1
-        inside -= 1
-
-    def work():
-        for _ in range(50):
-            with lock:
-                enter()
-                sum(range(100))
-                leave()
-
-    async def task():
-        for _ in range(25):
-            async with lock:
-                enter()
-                await asyncio.sleep(0)
-                leave()
-
-    async def tasks():
-        await asyncio.gather(*(task() for _ in range(3)))
-
-    threads = [Background(work) for _ in range(3)] + [Background(asyncio.run, tasks()) for _ in range(2)]
+    section = Section(kind())
+    threads = [Background(section.work, 50, lambda: sum(range(100))) for _ in range(3)]
+    threads += [Background(asyncio.run, section.tasks(25)) for _ in range(2)]
     for thread in threads:
         thread.result()
-    assert (most, total) == (1, 3 * 50 + 2 * 3 * 25)
+    assert (section.most, section.total) == (1, 3 * 50 + 2 * 3 * 25)
 
 
 @each_kind

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import manyhands as mh
-from watching import eventually, program
+from watching import eventually, in_thread, program
 
 LOCKS = [mh.shared.Lock, mh.shared.RLock, mh.shared.Condition]
 
@@ -18,20 +18,6 @@ LOCKS = [mh.shared.Lock, mh.shared.RLock, mh.shared.Condition]
 def pool():
     with mh.ProcessExecutor(2) as pool:
         yield pool
-
-
-def in_thread(function, *args):
-    """A future of the call, in a thread of its own."""
-    future = mh.Future()
-
-    def run():
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def add_slowly(value, lock):

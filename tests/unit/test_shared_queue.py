@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import manyhands as mh
-from watching import eventually
+from watching import eventually, in_thread
 
 SIZES = [0, 1, 7, 2040, 2041, 4096, 70_000, 3_000_001]
 """Of bytes: in a record, in pages of their own, and copied while others run."""
@@ -52,20 +52,6 @@ ITEMS = [
 def pool():
     with mh.ProcessExecutor(2) as pool:
         yield pool
-
-
-def in_thread(function, *args):
-    """A future of the call, in a thread of its own."""
-    future = mh.Future()
-
-    def run():
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def put_numbers(queue, name, count):
