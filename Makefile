@@ -1,4 +1,5 @@
-# Every command of the project. A fresh machine needs Rust, a C compiler and a CPython >= 3.10; the rest is set up on demand.
+# Every command of the project. A fresh machine needs Rust, a C compiler and a CPython >= 3.10; the rest is set up on demand,
+# for the tests also Debian's redis-server and rabbitmq-server.
 # Choose an interpreter with PYTHON=python3.12 (build, demo, bench, docs) or PYTHONS="3.10 3.13" (test).
 
 SHELL := bash
