@@ -17,6 +17,7 @@ pub mod broker;
 mod error;
 pub mod message;
 pub mod open;
+pub mod wire;
 
 pub use backend::Backend;
 pub use broker::Broker;
