@@ -10,6 +10,9 @@ use bytes::Bytes;
 
 use crate::error::Error;
 
+pub mod memory;
+mod waiters;
+
 /// How far a task is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {

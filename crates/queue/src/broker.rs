@@ -4,12 +4,14 @@
 //! again by itself when it was cut off: a call that meets no server fails with [`Error::Unreachable`], and the next one
 //! tries anew. How long to go on trying is for the caller to say.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
 use crate::error::{Error, PublishError};
 use crate::message::{Message, Outgoing};
+
+pub mod memory;
 
 /// What a message is called by its consumer until it is settled. Of no use to anybody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,7 +33,7 @@ pub struct Declaration {
 pub struct Subscription {
     /// From which queues, in which order where several have messages of the same priority.
     pub queues: Vec<Declaration>,
-    /// How many messages it may have that are neither settled nor held.
+    /// How many messages it may have that are neither settled nor held; 0: as many as there are.
     pub prefetch: u32,
     /// A message with a larger body becomes a dead letter, without being read whole.
     pub max_body: u64,
@@ -189,4 +191,20 @@ pub trait Settle: Send + Sync {
 
     /// Stops deliveries: `next` hands out what has already come, and then ends.
     async fn stop(&self);
+}
+
+/// Why a message with so large a body is not read.
+fn too_large(found: u64, most: u64) -> Unreadable {
+    Unreadable {
+        reason: format!("could not take the message: found a body of {found} bytes, expected at most {most}"),
+    }
+}
+
+/// How many messages a consumer may have: as many as there are, if it names no limit.
+fn limit_of(prefetch: u32) -> usize {
+    if prefetch == 0 { usize::MAX } else { prefetch as usize }
+}
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

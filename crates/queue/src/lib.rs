@@ -16,6 +16,7 @@ pub mod backend;
 pub mod broker;
 mod error;
 pub mod message;
+mod named;
 pub mod open;
 pub mod wire;
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address::Address;
+use crate::address::{Address, Kind};
 use crate::backend::Backend;
+use crate::backend::memory::MemoryBackend;
 use crate::broker::Broker;
+use crate::broker::memory::MemoryBroker;
 use crate::error::Error;
 
 /// How to use a server, where the address does not say it.
@@ -37,10 +39,13 @@ impl Default for Options {
 /// # Errors
 /// [`Error::Address`] if no broker has such an address.
 pub fn open_broker(address: &Address, _options: &Options) -> Result<Arc<dyn Broker>, Error> {
-    Err(Error::Address {
-        address: address.shown().into(),
-        reason: format!("{:?} keeps no messages", address.kind()),
-    })
+    match address.kind() {
+        Kind::Memory => Ok(Arc::new(MemoryBroker::open(address))),
+        kind => Err(Error::Address {
+            address: address.shown().into(),
+            reason: format!("{kind:?} keeps no messages"),
+        }),
+    }
 }
 
 /// The result store at an address. Connects when it is first used; `broker` is the one that results by messages go
@@ -51,10 +56,13 @@ pub fn open_broker(address: &Address, _options: &Options) -> Result<Arc<dyn Brok
 pub fn open_backend(
     address: &Address,
     _broker: Option<&Address>,
-    _options: &Options,
+    options: &Options,
 ) -> Result<Arc<dyn Backend>, Error> {
-    Err(Error::Address {
-        address: address.shown().into(),
-        reason: format!("{:?} keeps no results", address.kind()),
-    })
+    match address.kind() {
+        Kind::Memory => Ok(Arc::new(MemoryBackend::open(address, options))),
+        kind => Err(Error::Address {
+            address: address.shown().into(),
+            reason: format!("{kind:?} keeps no results"),
+        }),
+    }
 }
