@@ -15,6 +15,7 @@ pub mod address;
 pub mod backend;
 pub mod broker;
 mod error;
+pub mod inbox;
 pub mod message;
 mod named;
 pub mod open;

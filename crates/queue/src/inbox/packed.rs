@@ -1,0 +1,432 @@
+//! Deliveries that wait for a long time, in few bytes.
+//!
+//! What the messages of one task have in common (its name, its producer, where results go…) is kept once, as a *shape*
+//! with a number; what is each one's own follows in a few dozen bytes. A message comes back exactly as it was.
+//!
+//! **Bounds.** There are at most [`MOST_SHAPES`] shapes at a time: a message with yet another one carries it along.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::Ticket;
+use crate::broker::Tag;
+use crate::message::{Headers, Message, Properties};
+
+/// More different shapes are not kept.
+const MOST_SHAPES: usize = 4096;
+/// How the body of a plain call ends.
+const NO_EMBED: &[u8] = br#", {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
+
+const REDELIVERED: u8 = 1;
+const ID_IS_UUID: u8 = 2;
+const ROOT_IS_ID: u8 = 4;
+const CORRELATION_IS_ID: u8 = 8;
+const PLAIN_CALL: u8 = 16;
+const OWN_SHAPE: u8 = 32;
+
+/// A delivery in few bytes.
+#[derive(Debug)]
+pub(crate) struct Packed(Box<[u8]>);
+
+impl Packed {
+    /// How much memory it takes, without what it shares with others.
+    pub(crate) fn bytes(&self) -> usize {
+        // What an allocator adds and rounds up to.
+        size_of::<Self>() + (self.0.len() + 8).next_multiple_of(16)
+    }
+
+    /// Where it came from, read without unpacking the rest.
+    pub(crate) fn ticket(&self) -> Ticket {
+        let mut reader = Reader(&self.0);
+        let flags = reader.byte();
+        reader.ticket(flags)
+    }
+}
+
+/// What packed messages have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Shapes {
+    numbers: HashMap<Box<[u8]>, u32>,
+    kept: Vec<Kept>,
+    vacant: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    shape: Box<[u8]>,
+    users: usize,
+}
+
+type Common = (
+    (String, Option<String>, String, Option<String>, Option<String>, u32, [Option<f64>; 2], Option<String>),
+    (Option<bool>, u32, Option<Vec<String>>, Map<String, Value>, Option<String>, Map<String, Value>),
+    (String, String, Option<String>, u8, bool, Option<u64>),
+);
+
+/// Writes down what is alike in many messages.
+fn shape(queue: &str, message: &Message) -> Vec<u8> {
+    let (headers, properties) = (&message.headers, &message.properties);
+    let common = (
+        (
+            queue,
+            &headers.lang,
+            &headers.task,
+            &headers.shadow,
+            &headers.group,
+            headers.retries,
+            headers.timelimit,
+            &headers.origin,
+        ),
+        (
+            headers.ignore_result,
+            headers.replaced_task_nesting,
+            &headers.stamped_headers,
+            &headers.stamps,
+            &headers.compression,
+            &headers.other,
+        ),
+        (
+            &properties.content_type,
+            &properties.content_encoding,
+            &properties.reply_to,
+            properties.priority,
+            properties.is_persistent,
+            properties.expiration,
+        ),
+    );
+    serde_json::to_vec(&common).unwrap_or_default()
+}
+
+impl Shapes {
+    /// Packs a delivery.
+    pub(crate) fn pack(&mut self, ticket: &Ticket, queue: &str, message: &Message) -> Packed {
+        let Message { headers, properties, body } = message;
+        let shape = shape(queue, message);
+        let number = self.number(&shape);
+        let id = uuid_of(&headers.id);
+        let is_id = |text: &Option<String>| text.as_deref() == Some(headers.id.as_str());
+        let (root_is_id, correlation_is_id) = (is_id(&headers.root_id), is_id(&properties.correlation_id));
+        let arguments = body.strip_suffix(NO_EMBED);
+        let flags = [
+            (ticket.is_redelivered, REDELIVERED),
+            (id.is_some(), ID_IS_UUID),
+            (root_is_id, ROOT_IS_ID),
+            (correlation_is_id, CORRELATION_IS_ID),
+            (arguments.is_some(), PLAIN_CALL),
+            (number.is_none(), OWN_SHAPE),
+        ];
+        let flags = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum();
+        let mut writer = Writer(vec![flags]);
+        writer.number(u64::from(ticket.line));
+        writer.number(ticket.tag.0);
+        match number {
+            Some(number) => writer.number(u64::from(number)),
+            None => writer.bytes(&shape),
+        }
+        match id {
+            Some(id) => writer.0.extend(id),
+            None => writer.bytes(headers.id.as_bytes()),
+        }
+        let texts =
+            [&headers.eta, &headers.expires, &headers.parent_id, &headers.argsrepr, &headers.kwargsrepr];
+        for text in texts {
+            writer.text(text.as_deref());
+        }
+        if !root_is_id {
+            writer.text(headers.root_id.as_deref());
+        }
+        if !correlation_is_id {
+            writer.text(properties.correlation_id.as_deref());
+        }
+        writer.number(headers.group_index.map_or(0, |index| index.cast_unsigned().wrapping_add(1)));
+        writer.number(u64::from(headers.group_index == Some(-1)));
+        writer.0.extend(arguments.unwrap_or(body));
+        Packed(writer.0.into_boxed_slice())
+    }
+
+    /// Unpacks a delivery: where it came from, its queue and the message.
+    pub(crate) fn unpack(&mut self, packed: Packed) -> (Ticket, String, Message) {
+        let mut reader = Reader(&packed.0);
+        let flags = reader.byte();
+        let has = |flag| flags & flag != 0;
+        let ticket = reader.ticket(flags);
+        let common = if has(OWN_SHAPE) {
+            serde_json::from_slice(reader.bytes())
+        } else {
+            let number = u32::try_from(reader.number()).unwrap_or(u32::MAX);
+            let common = serde_json::from_slice(&self.kept[number as usize].shape);
+            self.release(number);
+            common
+        };
+        let common: Common = common.expect("it was written by `shape`");
+        let (first, second, third) = common;
+        let (queue, lang, task, shadow, group, retries, timelimit, origin) = first;
+        let (ignore_result, replaced_task_nesting, stamped_headers, stamps, compression, other) = second;
+        let (content_type, content_encoding, reply_to, priority, is_persistent, expiration) = third;
+        let id = if has(ID_IS_UUID) { text_of(reader.take(16)) } else { reader.owned() };
+        let [eta, expires, parent_id, argsrepr, kwargsrepr] = std::array::from_fn(|_| reader.text());
+        let root_id = if has(ROOT_IS_ID) { Some(id.clone()) } else { reader.text() };
+        let correlation_id = if has(CORRELATION_IS_ID) { Some(id.clone()) } else { reader.text() };
+        let (index, is_last) = (reader.number(), reader.number() == 1);
+        let group_index = (index > 0 || is_last).then(|| index.wrapping_sub(1).cast_signed());
+        let mut body = reader.0.to_vec();
+        if has(PLAIN_CALL) {
+            body.extend(NO_EMBED);
+        }
+        let headers = Headers {
+            lang,
+            task,
+            id,
+            shadow,
+            eta,
+            expires,
+            group,
+            group_index,
+            retries,
+            timelimit,
+            root_id,
+            parent_id,
+            argsrepr,
+            kwargsrepr,
+            origin,
+            ignore_result,
+            replaced_task_nesting,
+            stamped_headers,
+            stamps,
+            compression,
+            other,
+        };
+        let properties = Properties {
+            content_type,
+            content_encoding,
+            correlation_id,
+            reply_to,
+            priority,
+            is_persistent,
+            expiration,
+        };
+        (ticket, queue, Message { headers, properties, body: Bytes::from(body) })
+    }
+
+    /// Lets go of a packed delivery that nobody wants.
+    pub(crate) fn forget(&mut self, packed: Packed) -> Ticket {
+        let mut reader = Reader(&packed.0);
+        let flags = reader.byte();
+        let ticket = reader.ticket(flags);
+        if flags & OWN_SHAPE == 0 {
+            let number = u32::try_from(reader.number()).unwrap_or(u32::MAX);
+            self.release(number);
+        }
+        ticket
+    }
+
+    fn number(&mut self, shape: &[u8]) -> Option<u32> {
+        if let Some(number) = self.numbers.get(shape) {
+            self.kept[*number as usize].users += 1;
+            return Some(*number);
+        }
+        if self.numbers.len() >= MOST_SHAPES {
+            return None;
+        }
+        let kept = Kept { shape: shape.into(), users: 1 };
+        let number = if let Some(number) = self.vacant.pop() {
+            self.kept[number as usize] = kept;
+            number
+        } else {
+            self.kept.push(kept);
+            u32::try_from(self.kept.len() - 1).ok()?
+        };
+        self.numbers.insert(shape.into(), number);
+        Some(number)
+    }
+
+    fn release(&mut self, number: u32) {
+        let kept = &mut self.kept[number as usize];
+        kept.users -= 1;
+        if kept.users == 0 {
+            self.numbers.remove(&kept.shape);
+            kept.shape = Box::default();
+            self.vacant.push(number);
+        }
+    }
+}
+
+/// The sixteen bytes of a UUID that is written in the usual way.
+fn uuid_of(text: &str) -> Option<[u8; 16]> {
+    let uuid = uuid::Uuid::try_parse(text).ok()?;
+    (text_of(uuid.as_bytes()) == text).then(|| uuid.into_bytes())
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    uuid::Uuid::from_slice(bytes).unwrap_or_default().hyphenated().to_string()
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push(0x80 | number.to_le_bytes()[0]);
+            number >>= 7;
+        }
+        self.0.push(number.to_le_bytes()[0]);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+
+    fn text(&mut self, text: Option<&str>) {
+        match text {
+            None => self.0.push(0),
+            Some(text) => {
+                self.number(text.len() as u64 + 1);
+                self.0.extend(text.as_bytes());
+            }
+        }
+    }
+}
+
+/// Reads what a [`Writer`] wrote.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn byte(&mut self) -> u8 {
+        self.take(1)[0]
+    }
+
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let (head, tail) = self.0.split_at(len);
+        self.0 = tail;
+        head
+    }
+
+    fn number(&mut self) -> u64 {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let byte = self.byte();
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return number;
+            }
+            shift += 7;
+        }
+    }
+
+    fn len(&mut self) -> usize {
+        usize::try_from(self.number()).unwrap_or(usize::MAX)
+    }
+
+    fn bytes(&mut self) -> &'a [u8] {
+        let len = self.len();
+        self.take(len)
+    }
+
+    fn owned(&mut self) -> String {
+        String::from_utf8_lossy(self.bytes()).into_owned()
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let len = self.len().checked_sub(1)?;
+        Some(String::from_utf8_lossy(self.take(len)).into_owned())
+    }
+
+    fn ticket(&mut self, flags: u8) -> Ticket {
+        let line = u32::try_from(self.number()).unwrap_or(u32::MAX);
+        let tag = Tag(self.number());
+        Ticket { line, tag, is_redelivered: flags & REDELIVERED != 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = Option<String>> {
+        proptest::option::of("[a-zé0-9 ]{0,12}")
+    }
+
+    prop_compose! {
+        fn any_message()(
+            (id, root, parent, argsrepr) in (
+                prop_oneof!["[ -~é]{0,40}", Just("2f85d51a-0c40-4f32-a5c6-edf0807878c0".to_owned()),
+                    Just("2F85D51A-0C40-4F32-A5C6-EDF0807878C0".to_owned())],
+                text(), text(), text(),
+            ),
+            (eta, expires, group, shadow) in (text(), text(), text(), text()),
+            (group_index, retries, priority) in (proptest::option::of(any::<i64>()), any::<u32>(), any::<u8>()),
+            (ignore, hard, stamped) in (any::<Option<bool>>(), proptest::option::of(0_u32..99), any::<bool>()),
+            (body, is_plain, is_root) in (proptest::collection::vec(any::<u8>(), 0..60), any::<bool>(), any::<bool>()),
+            (correlation, reply_to, expiration) in (text(), text(), any::<Option<u64>>()),
+        ) -> Message {
+            let mut body = body;
+            if is_plain {
+                body.extend(NO_EMBED);
+            }
+            let root_id = if is_root { Some(id.clone()) } else { root };
+            let mut other = Map::new();
+            if stamped {
+                other.insert("x-tenant".into(), Value::from("acme"));
+            }
+            Message {
+                headers: Headers {
+                    lang: Some("py".into()), task: "shop.charge".into(), id, shadow, eta, expires, group, group_index,
+                    retries, timelimit: [hard.map(f64::from), None], root_id, parent_id: parent, argsrepr,
+                    ignore_result: ignore, other, stamped_headers: stamped.then(|| vec!["x".into()]),
+                    ..Headers::default()
+                },
+                properties: Properties { correlation_id: correlation, reply_to, priority, expiration, ..Properties::default() },
+                body: body.into(),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_packed_comes_back_as_it_was(
+            messages in proptest::collection::vec((any_message(), any::<u32>(), any::<u64>(), any::<bool>()), 1..20),
+        ) {
+            let mut shapes = Shapes::default();
+            let packed: Vec<_> = messages.iter().map(|(message, line, tag, is_redelivered)| {
+                let ticket = Ticket { line: *line, tag: Tag(*tag), is_redelivered: *is_redelivered };
+                (ticket, shapes.pack(&ticket, "celery", message))
+            }).collect();
+            for ((ticket, packed), (message, ..)) in packed.into_iter().zip(&messages) {
+                prop_assert_eq!(packed.ticket(), ticket);
+                let (found, queue, unpacked) = shapes.unpack(packed);
+                prop_assert_eq!(found, ticket);
+                prop_assert_eq!(queue, "celery");
+                prop_assert_eq!(&unpacked, message);
+            }
+            prop_assert!(shapes.numbers.is_empty());
+        }
+    }
+
+    #[test]
+    fn too_many_shapes_travel_along() {
+        let mut shapes = Shapes::default();
+        let ticket = Ticket { line: 0, tag: Tag(1), is_redelivered: false };
+        let message = |number: usize| Message {
+            headers: Headers { task: format!("task{number}"), id: "x".into(), ..Headers::default() },
+            properties: Properties::default(),
+            body: Bytes::new(),
+        };
+        let count = MOST_SHAPES + 10;
+        let packed: Vec<_> = (0..count).map(|number| shapes.pack(&ticket, "q", &message(number))).collect();
+        assert_eq!(shapes.numbers.len(), MOST_SHAPES);
+        for (number, packed) in packed.into_iter().enumerate() {
+            if number % 2 == 0 {
+                assert_eq!(shapes.unpack(packed).2, message(number));
+            } else {
+                assert_eq!(shapes.forget(packed), ticket);
+            }
+        }
+        assert!(shapes.numbers.is_empty());
+        assert_eq!(shapes.vacant.len(), shapes.kept.len());
+    }
+}
