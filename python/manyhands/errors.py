@@ -20,6 +20,7 @@ __all__ = [
     "BrokenInitializer",
     "Cancelled",
     "ChannelClosed",
+    "ContentRefused",
     "DeadlockError",
     "ExecutorClosed",
     "LockOrderWarning",
@@ -319,6 +320,10 @@ class ChannelClosed(ManyhandsError, EOFError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the message alone, for a channel stays in its process."""
         return (_rebuild, (type(self), self.args, {**self.__dict__, "channel": None}))
+
+
+class ContentRefused(ManyhandsError, ValueError):
+    """A message or a result was not read: its kind is not accepted, it is too large, or it is garbage."""
 
 
 class LockOrderWarning(RuntimeWarning):
