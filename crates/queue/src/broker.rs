@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use crate::error::{Error, PublishError};
 use crate::message::{Message, Outgoing};
 
+pub mod amqp;
 pub mod memory;
 
 /// What a message is called by its consumer until it is settled. Of no use to anybody else.

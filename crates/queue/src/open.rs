@@ -7,6 +7,7 @@ use crate::address::{Address, Kind};
 use crate::backend::Backend;
 use crate::backend::memory::MemoryBackend;
 use crate::broker::Broker;
+use crate::broker::amqp::AmqpBroker;
 use crate::broker::memory::MemoryBroker;
 use crate::error::Error;
 
@@ -38,9 +39,10 @@ impl Default for Options {
 ///
 /// # Errors
 /// [`Error::Address`] if no broker has such an address.
-pub fn open_broker(address: &Address, _options: &Options) -> Result<Arc<dyn Broker>, Error> {
+pub fn open_broker(address: &Address, options: &Options) -> Result<Arc<dyn Broker>, Error> {
     match address.kind() {
         Kind::Memory => Ok(Arc::new(MemoryBroker::open(address))),
+        Kind::Amqp => Ok(Arc::new(AmqpBroker::open(address, options)?)),
         kind => Err(Error::Address {
             address: address.shown().into(),
             reason: format!("{kind:?} keeps no messages"),

@@ -198,11 +198,15 @@ pub(crate) async fn what_is_returned_comes_next<F: Fixture>() {
     let mut consumer = consume(&broker, &queue, 1).await;
     let came = receive(&mut consumer, 1).await;
     consumer.settler().settle(vec![(came[0].tag, Settlement::Return)]).await.unwrap();
-    for expected in 0..3 {
+    let mut order = Vec::new();
+    for _ in 0..3 {
         let came = receive(&mut consumer, 1).await;
-        assert_eq!((number(&came[0]), came[0].is_redelivered), (expected, expected == 0));
+        assert_eq!(came[0].is_redelivered, number(&came[0]) == 0);
+        order.push(number(&came[0]));
         done(&*consumer, &came).await;
     }
+    let is_near = !F::RETURNS_AT_ONCE && order == [1, 0, 2];
+    assert!(is_near || order == [0, 1, 2], "{order:?}");
 }
 
 pub(crate) async fn what_is_requeued_comes_last<F: Fixture>() {
@@ -405,9 +409,9 @@ pub(crate) async fn a_dropped_consumer_gives_back<F: Fixture>() {
     broker.publish(&numbered(&queue, 0..5)).await.unwrap();
     let mut consumer = consume(&broker, &queue, 3).await;
     let came = receive(&mut consumer, 3).await;
-    done(&*consumer, &came[..1]).await;
     let mut other = consume(&broker, &queue, 10).await;
     let mut rest = receive(&mut other, 2).await;
+    done(&*consumer, &came[..1]).await; // not earlier: a broker may deliver the next one at once
     drop(consumer);
     let back = receive(&mut other, 2).await;
     assert!(back.iter().all(|delivery| delivery.is_redelivered), "{back:?}");

@@ -44,6 +44,9 @@ pub(crate) trait Fixture: Sized {
     /// Three priorities, the one that goes first first.
     const PRIORITIES: [u8; 3] = [9, 5, 0];
 
+    /// Whether what is returned is there before the next message is given out.
+    const RETURNS_AT_ONCE: bool = true;
+
     /// Called by each test.
     async fn new() -> Self;
 

@@ -1,0 +1,103 @@
+//! Which deliveries of a channel are settled, and in how few acknowledgements the rest of them can be said.
+//!
+//! The server numbers the deliveries of a channel from 1 on. One acknowledgement can speak for all up to a number, as
+//! long as that one is not settled yet; it must never speak for one that is still in work.
+
+use std::collections::BTreeSet;
+
+/// What is settled.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// Everything below is settled.
+    floor: u64,
+    /// What is settled above it.
+    settled: BTreeSet<u64>,
+}
+
+/// One acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ack {
+    /// Of all up to this one that are not settled yet.
+    UpTo(u64),
+    /// Of this one.
+    One(u64),
+}
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        Self { floor: 1, settled: BTreeSet::new() }
+    }
+
+    /// This one was settled otherwise. The server must know before it is told of the next acknowledgement.
+    pub(super) fn strike(&mut self, tag: u64) {
+        self.settled.insert(tag);
+        self.rise();
+    }
+
+    /// How to acknowledge these, none of which is settled.
+    pub(super) fn acknowledge(&mut self, tags: &[u64]) -> Vec<Ack> {
+        self.settled.extend(tags);
+        self.rise();
+        let last = tags.iter().filter(|&&tag| tag < self.floor).max();
+        let others = tags.iter().filter(|&&tag| tag > self.floor);
+        last.map(|&tag| Ack::UpTo(tag)).into_iter().chain(others.map(|&tag| Ack::One(tag))).collect()
+    }
+
+    fn rise(&mut self) {
+        while self.settled.remove(&self.floor) {
+            self.floor += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_was_settled_in_order_takes_one_acknowledgement() {
+        let mut ledger = Ledger::new();
+        assert_eq!(ledger.acknowledge(&[2, 1, 3]), [Ack::UpTo(3)]);
+        assert_eq!(ledger.acknowledge(&[6, 5]), [Ack::One(6), Ack::One(5)]);
+        assert_eq!(ledger.acknowledge(&[4]), [Ack::UpTo(4)]);
+        ledger.strike(7);
+        assert_eq!(ledger.acknowledge(&[8]), [Ack::UpTo(8)]);
+    }
+
+    proptest! {
+        /// Against a server that keeps its own list, as `RabbitMQ` does.
+        #[test]
+        fn a_server_hears_of_each_once_and_of_none_too_early(
+            order in Just((1_u64..=60).collect::<Vec<_>>()).prop_shuffle(),
+            cuts in proptest::collection::vec(1_usize..8, 60),
+            struck in proptest::collection::hash_set(1_u64..=60, 0..20),
+        ) {
+            let mut ledger = Ledger::new();
+            let mut unsettled: BTreeSet<u64> = (1..=60).collect();
+            let mut meant = unsettled.clone();
+            let mut rest = order.as_slice();
+            for cut in cuts {
+                let (batch, others) = rest.split_at(cut.min(rest.len()));
+                rest = others;
+                let (returned, done): (Vec<u64>, Vec<u64>) = batch.iter().partition(|tag| struck.contains(tag));
+                for tag in returned {
+                    ledger.strike(tag);
+                    prop_assert!(unsettled.remove(&tag));
+                    meant.remove(&tag);
+                }
+                meant.retain(|tag| !done.contains(tag));
+                for ack in ledger.acknowledge(&done) {
+                    let (Ack::UpTo(tag) | Ack::One(tag)) = ack;
+                    prop_assert!(unsettled.contains(&tag), "an unknown tag closes the channel");
+                    unsettled.retain(|&other| match ack {
+                        Ack::UpTo(tag) => other > tag,
+                        Ack::One(tag) => other != tag,
+                    });
+                }
+                prop_assert_eq!(&unsettled, &meant);
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Servers that tests start for themselves.
+
+// Each program of tests uses one of them.
+#![allow(dead_code)]
+
+pub(crate) mod rabbitmq;
