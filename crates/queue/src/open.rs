@@ -9,6 +9,7 @@ use crate::backend::memory::MemoryBackend;
 use crate::broker::Broker;
 use crate::broker::amqp::AmqpBroker;
 use crate::broker::memory::MemoryBroker;
+use crate::broker::redis::RedisBroker;
 use crate::error::Error;
 
 /// How to use a server, where the address does not say it.
@@ -43,6 +44,7 @@ pub fn open_broker(address: &Address, options: &Options) -> Result<Arc<dyn Broke
     match address.kind() {
         Kind::Memory => Ok(Arc::new(MemoryBroker::open(address))),
         Kind::Amqp => Ok(Arc::new(AmqpBroker::open(address, options)?)),
+        Kind::Redis => Ok(Arc::new(RedisBroker::open(address, options)?)),
         kind => Err(Error::Address {
             address: address.shown().into(),
             reason: format!("{kind:?} keeps no messages"),
