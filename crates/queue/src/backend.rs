@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::error::Error;
 
 pub mod memory;
+pub mod redis;
 mod waiters;
 
 /// How far a task is.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::address::{Address, Kind};
 use crate::backend::Backend;
 use crate::backend::memory::MemoryBackend;
+use crate::backend::redis::RedisBackend;
 use crate::broker::Broker;
 use crate::broker::amqp::AmqpBroker;
 use crate::broker::memory::MemoryBroker;
@@ -64,6 +65,7 @@ pub fn open_backend(
 ) -> Result<Arc<dyn Backend>, Error> {
     match address.kind() {
         Kind::Memory => Ok(Arc::new(MemoryBackend::open(address, options))),
+        Kind::Redis => Ok(Arc::new(RedisBackend::open(address, options)?)),
         kind => Err(Error::Address {
             address: address.shown().into(),
             reason: format!("{kind:?} keeps no results"),

@@ -35,3 +35,4 @@ impl contract::Fixture for Server {
 }
 
 contract::broker_laws!(Server);
+contract::backend_laws!(Server);
