@@ -1,7 +1,8 @@
 """Every way of doing many things at once in Python, under one API.
 
 The layers, lowest first: `errors`; the Rust core; `futures`; `executors` (threads, processes, event loops);
-what is built on them: `maps`, task groups, commands; the command line. A module knows only those before it.
+what is built on them: `maps`, task groups, commands; `queue`; the command line. A module knows only those
+before it.
 
 Each name is imported when it is first used. No module is called like a name: `map` is always the function.
 """
@@ -10,6 +11,7 @@ from manyhands._lazy import imported_on_demand
 
 TYPE_CHECKING = False  # without the import: `typing` is a large module
 if TYPE_CHECKING:
+    from manyhands import queue as queue
     from manyhands import shared as shared
     from manyhands import sync as sync
     from manyhands._core import Outcome, Policy, Receipt
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from manyhands.errors import (
         BlockingCallWarning,
         BrokenInitializer,
+        BrokerError,
         Cancelled,
         ChannelClosed,
         ContentRefused,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from manyhands.futures import Future, as_completed, gather, race, wait
     from manyhands.group import TaskGroup
     from manyhands.maps import MapIterator, map, starmap
+    from manyhands.queue import Queue
     from manyhands.randomness import item_random, item_seed
     from manyhands.summary import MapSummary
 else:
@@ -56,6 +60,7 @@ else:
             "futures",
             "group",
             "maps",
+            "queue",
             "randomness",
             "shared",
             "summary",
@@ -65,6 +70,7 @@ else:
             "AsyncExecutor": "executors",
             "BlockingCallWarning": "errors",
             "BrokenInitializer": "errors",
+            "BrokerError": "errors",
             "Cancelled": "errors",
             "ChannelClosed": "errors",
             "ContentRefused": "errors",
@@ -80,6 +86,7 @@ else:
             "Outcome": "_core",
             "Policy": "_core",
             "ProcessExecutor": "executors",
+            "Queue": "queue",
             "Receipt": "_core",
             "TaskFailureWarning": "errors",
             "TaskGroup": "group",
@@ -109,6 +116,7 @@ __all__ = [
     "AsyncExecutor",
     "BlockingCallWarning",
     "BrokenInitializer",
+    "BrokerError",
     "Cancelled",
     "ChannelClosed",
     "CommandFailed",
@@ -124,6 +132,7 @@ __all__ = [
     "Outcome",
     "Policy",
     "ProcessExecutor",
+    "Queue",
     "Receipt",
     "TaskFailureWarning",
     "TaskGroup",

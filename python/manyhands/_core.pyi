@@ -21,6 +21,7 @@ __all__ = [
     "Channel",
     "Completed",
     "Condition",
+    "Errand",
     "Event",
     "Executor",
     "Future",
@@ -41,11 +42,13 @@ __all__ = [
     "ProcessPool",
     "ProcessWorker",
     "Queue",
+    "QueueBroker",
     "RLock",
     "RWLock",
     "RWLockSide",
     "RateLimiter",
     "Receipt",
+    "ResultStore",
     "Runner",
     "Semaphore",
     "SharedArray",
@@ -61,12 +64,14 @@ __all__ = [
     "SharedRWLockGuard",
     "SharedSemaphore",
     "SharedValue",
+    "TaskBatch",
     "Thread",
     "aselect",
     "available_processors",
     "become_subreaper",
     "die_with_parent",
     "digest",
+    "flush_queues",
     "gather",
     "import_module",
     "is_coroutine_function",
@@ -77,6 +82,7 @@ __all__ = [
     "refuse_new_tasks",
     "register_hub",
     "select",
+    "shown_address",
     "unpickle",
     "wait_for",
     "watch_locks",
@@ -973,3 +979,112 @@ def open_shared(cls: type[_S], place: Any) -> _S: ...
 def register_hub(hub: object) -> None: ...
 def watch_locks(on: bool) -> None: ...
 def watches_locks() -> bool: ...
+
+@final
+class TaskBatch:
+    def __new__(cls) -> Self: ...
+    def __len__(self) -> int: ...
+    def add(
+        self,
+        task: str,
+        queue: str,
+        body: bytes,
+        *,
+        id: str | None = None,
+        content_type: str = "application/json",
+        content_encoding: str = "utf-8",
+        compression: str | None = None,
+        argsrepr: str | None = None,
+        kwargsrepr: str | None = None,
+        origin: str | None = None,
+        eta: str | None = None,
+        expires: str | None = None,
+        expiration: int | None = None,
+        priority: int = 0,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        ignore_result: bool | None = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group: str | None = None,
+        group_index: int | None = None,
+        shadow: str | None = None,
+        retries: int = 0,
+        reply_to: str | None = None,
+        headers: str | None = None,
+        is_persistent: bool = True,
+    ) -> str: ...
+
+@final
+class Errand:
+    def result(self) -> Any: ...
+    def then(self, callback: Callable[[], object]) -> None: ...
+    @property
+    def is_over(self) -> bool: ...
+    def cancel(self) -> None: ...
+
+@final
+class QueueBroker:
+    def __new__(
+        cls,
+        address: str,
+        *,
+        key_prefix: str = "",
+        timeout: float = 10.0,
+        max_size: int = 134217728,
+        patience: float = 30.0,
+        keep: int | None = None,
+    ) -> Self: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def kept(self) -> int: ...
+    def publish(self, batch: TaskBatch, *, patience: float | None = None) -> None: ...
+    def begin(self, batch: TaskBatch, *, patience: float | None = None) -> Errand: ...
+    def declare(self, queue: str, *, max_priority: int | None = None, kind: str | None = None) -> None: ...
+    def depth(self, queue: str) -> int: ...
+    def purge(self, queue: str) -> int: ...
+    def dead_letters(
+        self, queue: str, most: int
+    ) -> list[tuple[str, str, str, float, tuple[str, str, bytes] | None]]: ...
+    def revive(self, queue: str, keys: Sequence[str]) -> int: ...
+    def bury(self, queue: str) -> int: ...
+    def revoke(self, ids: Sequence[str], terminate: bool) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class ResultStore:
+    def __new__(
+        cls,
+        address: str,
+        broker: str | None = None,
+        *,
+        key_prefix: str = "",
+        timeout: float = 10.0,
+        keep_results: float = 86400.0,
+        max_size: int = 134217728,
+    ) -> Self: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def reply_to(self) -> str | None: ...
+    def get(self, id: str) -> tuple[str, bytes] | None: ...
+    def wait(self, id: str, timeout: float | None = None, *, patience: float = 30.0) -> tuple[str, bytes]: ...
+    def begin_wait(self, id: str, *, patience: float = 30.0) -> Errand: ...
+    def begin_get(self, id: str) -> Errand: ...
+    def put(
+        self,
+        id: str,
+        state: str,
+        document: bytes,
+        *,
+        content_type: str = "application/json",
+        content_encoding: str = "utf-8",
+        reply_to: str | None = None,
+    ) -> None: ...
+    def forget(self, id: str) -> None: ...
+    def begin_forget(self, id: str) -> Errand: ...
+    def close(self) -> None: ...
+
+def flush_queues(timeout: float) -> tuple[int, int]: ...
+def shown_address(address: str) -> str: ...

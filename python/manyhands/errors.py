@@ -13,23 +13,34 @@ import os
 import reprlib
 import signal
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import datetime
 
 __all__ = [
     "BlockingCallWarning",
     "BrokenInitializer",
+    "BrokerError",
     "Cancelled",
     "ChannelClosed",
     "ContentRefused",
     "DeadlockError",
     "ExecutorClosed",
+    "Ignore",
     "LockOrderWarning",
     "LockWait",
     "ManyhandsError",
+    "MaxRetriesExceeded",
+    "Reject",
     "RemoteTraceback",
+    "Retry",
+    "SoftTimeLimitExceeded",
     "TaskFailureWarning",
     "TaskInterrupted",
+    "TaskRevoked",
     "TaskTimeout",
+    "UnknownTask",
     "UnsendableError",
     "WorkerDied",
     "WrongExecutor",
@@ -324,6 +335,83 @@ class ChannelClosed(ManyhandsError, EOFError):
 
 class ContentRefused(ManyhandsError, ValueError):
     """A message or a result was not read: its kind is not accepted, it is too large, or it is garbage."""
+
+
+class BrokerError(ManyhandsError, ConnectionError):
+    """A broker or a result store could not be reached, or refused what was asked of it.
+
+    The message names the server, never its password.
+
+    Attributes:
+        is_transient: Whether the same may succeed later, without anybody changing anything here.
+        confirmed: Of a batch that was to be published, how many tasks the broker has for certain, from the
+            first on; None where nothing was published.
+    """
+
+    is_transient: bool = False
+    confirmed: int | None = None
+
+
+class Retry(ManyhandsError):
+    """Raised in a task of a queue: it is to be tried again. ``self.retry()`` makes and raises it.
+
+    Attributes:
+        exc: Why; None if nothing was raised.
+        countdown: After how many seconds; None where `eta` says when.
+        eta: When; None where `countdown` says it.
+        changes: What is to be otherwise in the next attempt: "args", "kwargs", "queue", "priority" and other
+            options of `apply_async`.
+    """
+
+    exc: BaseException | None
+    countdown: float | None
+    eta: datetime.datetime | None
+    changes: dict[str, Any]
+
+    def __init__(
+        self,
+        message: str | None = None,
+        exc: BaseException | None = None,
+        countdown: float | None = None,
+        eta: datetime.datetime | None = None,
+        **changes: Any,
+    ) -> None:
+        when = f"at {eta.isoformat()}" if eta is not None else f"in {countdown or 0:g} s"
+        super().__init__(message or f"to be tried again {when}{'' if exc is None else f', for {exc!r}'}")
+        self.exc, self.countdown, self.eta, self.changes = exc, countdown, eta, changes
+
+
+class Reject(ManyhandsError):
+    """Raised in a task of a queue: the worker is to refuse the message.
+
+    Attributes:
+        reason: Why, for the dead letters.
+        requeue: Whether it goes back to its queue, and not to the dead letters.
+    """
+
+    def __init__(self, reason: object = None, requeue: bool = False) -> None:
+        super().__init__(f"rejected: {reason}" if reason is not None else "rejected")
+        self.reason, self.requeue = reason, requeue
+
+
+class Ignore(ManyhandsError):
+    """Raised in a task of a queue: it is done, and no result of it is stored."""
+
+
+class SoftTimeLimitExceeded(ManyhandsError):
+    """Raised in a task of a queue when its soft time limit is over: it can clean up before the hard one."""
+
+
+class MaxRetriesExceeded(ManyhandsError):
+    """A task of a queue was to be tried again, and has been tried as often as it may."""
+
+
+class TaskRevoked(ManyhandsError):
+    """What `AsyncResult.get` raises for a task that was revoked, terminated, or came too late."""
+
+
+class UnknownTask(ManyhandsError, LookupError):
+    """A task of a queue by that name is not known here."""
 
 
 class LockOrderWarning(RuntimeWarning):

@@ -22,6 +22,7 @@ python_types! {
     timeout_error = "concurrent.futures"."TimeoutError";
     invalid_state_error = "concurrent.futures"."InvalidStateError";
     broken_barrier_error = "threading"."BrokenBarrierError";
+    broker_error = "manyhands.errors"."BrokerError";
     broken_initializer = "manyhands.errors"."BrokenInitializer";
     channel_closed = "manyhands.errors"."ChannelClosed";
     executor_closed = "manyhands.errors"."ExecutorClosed";

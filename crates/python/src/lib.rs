@@ -33,6 +33,7 @@ mod pool;
 mod process_crew;
 mod process_worker;
 mod progress;
+mod queue;
 mod reading;
 mod seed;
 mod shared;
@@ -78,6 +79,14 @@ mod _core {
     use crate::pool::refuse_new_tasks;
     #[pymodule_export]
     use crate::process_worker::ProcessWorker;
+    #[pymodule_export]
+    use crate::queue::batch::TaskBatch;
+    #[pymodule_export]
+    use crate::queue::broker::{QueueBroker, flush_queues, shown_address};
+    #[pymodule_export]
+    use crate::queue::errand::Errand;
+    #[pymodule_export]
+    use crate::queue::results::ResultStore;
     #[pymodule_export]
     use crate::reading::{import_module, is_reading, unpickle};
     #[pymodule_export]
@@ -130,6 +139,7 @@ fn register_fork_handler(py: Python<'_>) -> PyResult<()> {
     fn after_fork_in_child() {
         pool::after_fork_in_child();
         sync::after_fork_in_child();
+        queue::runtime::after_fork_in_child();
         manyhands_os::shared::wait::forget_me();
     }
     #[pyfunction]

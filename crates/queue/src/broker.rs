@@ -100,6 +100,15 @@ pub struct DeadLetter {
     pub content: Result<Message, Unreadable>,
 }
 
+/// A task that shall not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// The task's id.
+    pub id: String,
+    /// Whether it is stopped also if it runs already.
+    pub terminate: bool,
+}
+
 /// What keeps messages. All methods may be called from several tasks at once.
 #[async_trait]
 pub trait Broker: Send + Sync + std::fmt::Debug {
@@ -154,6 +163,31 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// If the server cannot be asked.
     async fn bury(&self, queue: &str) -> Result<u64, Error>;
+
+    /// Has workers drop tasks that have not begun. Those of this library learn of it by [`revocations`](Self::revocations);
+    /// Celery's by a broadcast, where they have one.
+    ///
+    /// # Errors
+    /// If the server cannot be told.
+    async fn revoke(&self, ids: &[String], terminate: bool) -> Result<(), Error> {
+        let _ = (ids, terminate);
+        let action = "revoke a task".into();
+        Err(Error::Refused {
+            action,
+            server: self.address().into(),
+            reason: "it keeps no revocations".into(),
+        })
+    }
+
+    /// What was revoked after the mark `since`, and the mark to ask with next time. A worker asks with 0 before it takes
+    /// its first message, for all that is kept (three hours and some ten thousand are enough), and from then on about
+    /// once a second.
+    ///
+    /// # Errors
+    /// If the server cannot be asked.
+    async fn revocations(&self, since: u64) -> Result<(u64, Vec<Revocation>), Error> {
+        Ok((since, Vec::new()))
+    }
 
     /// Closes its connections. Everything fails with [`Error::Closed`] from then on.
     async fn close(&self);
