@@ -12,6 +12,7 @@ use crate::error::Error;
 
 pub mod memory;
 pub mod redis;
+pub mod rpc;
 mod waiters;
 
 /// How far a task is.
@@ -100,6 +101,15 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// What a producer puts into `reply_to`, if this store is reached by messages.
     fn reply_to(&self) -> Option<&str> {
         None
+    }
+
+    /// Makes ready for the results of tasks that are sent from now on: to be awaited before the first of them is sent, if
+    /// this store is reached by messages.
+    ///
+    /// # Errors
+    /// If the store cannot be reached.
+    async fn prepare(&self) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Stores results, in order, each for as long as the store was told to keep them.

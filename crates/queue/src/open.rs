@@ -7,6 +7,7 @@ use crate::address::{Address, Kind};
 use crate::backend::Backend;
 use crate::backend::memory::MemoryBackend;
 use crate::backend::redis::RedisBackend;
+use crate::backend::rpc::RpcBackend;
 use crate::broker::Broker;
 use crate::broker::amqp::AmqpBroker;
 use crate::broker::memory::MemoryBroker;
@@ -60,12 +61,19 @@ pub fn open_broker(address: &Address, options: &Options) -> Result<Arc<dyn Broke
 /// [`Error::Address`] if no result store has such an address.
 pub fn open_backend(
     address: &Address,
-    _broker: Option<&Address>,
+    broker: Option<&Address>,
     options: &Options,
 ) -> Result<Arc<dyn Backend>, Error> {
     match address.kind() {
         Kind::Memory => Ok(Arc::new(MemoryBackend::open(address, options))),
         Kind::Redis => Ok(Arc::new(RedisBackend::open(address, options)?)),
+        Kind::Rpc => match broker.filter(|broker| broker.kind() == Kind::Amqp) {
+            Some(broker) => Ok(Arc::new(RpcBackend::open(address, broker, options)?)),
+            None => Err(Error::Address {
+                address: address.shown().into(),
+                reason: "results by messages need a broker at amqp:// or amqps://".into(),
+            }),
+        },
         kind => Err(Error::Address {
             address: address.shown().into(),
             reason: format!("{kind:?} keeps no results"),
