@@ -86,10 +86,14 @@ impl ResultStore {
         format!("<ResultStore {}>", self.address)
     }
 
-    /// What goes into `reply_to` of a message, if results come as messages.
+    /// What goes into `reply_to` of a message, if results come as messages: once this is known, they find their way.
     #[getter]
-    fn reply_to(&self) -> PyResult<Option<String>> {
-        Ok(self.opened()?.reply_to().map(String::from))
+    fn reply_to(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let name = self.opened()?.reply_to().map(String::from);
+        if name.is_some() {
+            self.ask(py, None, |store| async move { store.prepare().await })?;
+        }
+        Ok(name)
     }
 
     /// What is known of a task: its state and its document, or None.
