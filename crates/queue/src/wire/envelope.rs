@@ -79,11 +79,12 @@ fn base64_of(body: &[u8], length: usize, out: &mut Vec<u8>) {
 /// # Errors
 /// [`Unreadable`] if it is no envelope, no task message, or larger than it may be.
 pub fn decode(envelope: &[u8], limits: &Limits) -> Result<Envelope, Unreadable> {
+    let envelope = utf8(envelope)?;
     // Only an envelope that is large can have headers that are, so most need not be looked over.
     if envelope.len() > limits.headers {
         measure(envelope, limits)?;
     }
-    let mut json = serde_json::Deserializer::from_slice(envelope);
+    let mut json = serde_json::Deserializer::from_str(envelope);
     let parts = json.deserialize_map(Parts::default()).and_then(|parts| json.end().map(|()| parts));
     let Parts { body, properties, delivery_info, delivery_tag, body_encoding, headers } =
         parts.map_err(|error| refuse(&format!("{error}, expected kombu's JSON")))?;
@@ -108,7 +109,7 @@ pub fn decode(envelope: &[u8], limits: &Limits) -> Result<Envelope, Unreadable> 
 /// What kombu calls the message, if only so much can be read of it.
 #[must_use]
 pub fn delivery_tag(envelope: &[u8]) -> Option<String> {
-    let members = members(std::str::from_utf8(envelope).ok()?).ok()?;
+    let members = members(utf8(envelope).ok()?).ok()?;
     let tag = member(&members, "properties").and_then(|properties| {
         let members = self::members(properties.get()).ok()?;
         member(&members, "delivery_tag").map(|tag| serde_json::from_str(tag.get()))
@@ -121,7 +122,7 @@ pub fn delivery_tag(envelope: &[u8]) -> Option<String> {
 /// # Errors
 /// [`Unreadable`] if it is no envelope.
 pub fn mark_redelivered(envelope: &[u8]) -> Result<Vec<u8>, Unreadable> {
-    let text = std::str::from_utf8(envelope).map_err(|error| refuse(&format!("{error}, expected UTF-8")))?;
+    let text = utf8(envelope)?;
     let mut out = Vec::with_capacity(envelope.len() + 64);
     rewrite(text, &mut out, &["headers", "properties"], |out, name, value| match name {
         "headers" => mark(value, out),
@@ -129,6 +130,10 @@ pub fn mark_redelivered(envelope: &[u8]) -> Result<Vec<u8>, Unreadable> {
     })
     .map_err(|error| refuse(&format!("{error}, expected kombu's JSON")))?;
     Ok(out)
+}
+
+fn utf8(envelope: &[u8]) -> Result<&str, Unreadable> {
+    std::str::from_utf8(envelope).map_err(|error| refuse(&format!("{error}, expected UTF-8")))
 }
 
 fn mark(object: &str, out: &mut Vec<u8>) -> serde_json::Result<()> {
@@ -193,7 +198,7 @@ pub(super) fn members(object: &str) -> serde_json::Result<Members<'_>> {
 }
 
 /// Refuses headers that are too large before anything is made of them.
-fn measure(envelope: &[u8], limits: &Limits) -> Result<(), Unreadable> {
+fn measure(envelope: &str, limits: &Limits) -> Result<(), Unreadable> {
     struct Others(usize);
     impl<'de> Visitor<'de> for Others {
         type Value = usize;
@@ -213,7 +218,7 @@ fn measure(envelope: &[u8], limits: &Limits) -> Result<(), Unreadable> {
             Ok(size)
         }
     }
-    let size = serde_json::Deserializer::from_slice(envelope)
+    let size = serde_json::Deserializer::from_str(envelope)
         .deserialize_map(Others(0))
         .map_err(|error| refuse(&format!("{error}, expected kombu's JSON")))?;
     if size > limits.headers {
