@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-START_WITHIN = 50.0  # seconds; RabbitMQ takes 5 of an idle machine
+START_WITHIN = 120.0  # seconds; RabbitMQ takes 5 of an idle machine
 RABBIT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # below Debian's wrapper, which would change the user
 
 
