@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, o
 from manyhands import _core
 from manyhands.errors import BrokerError, Ignore, Reject, Retry, UnknownTask
 from manyhands.queue import _sending, _serial
+from manyhands.queue._outcomes import document
 from manyhands.queue.request import Request, _running
 from manyhands.queue.results import AsyncResult, _brought, _EagerResult
 from manyhands.queue.signature import Signature
@@ -254,16 +255,20 @@ class Queue:
     def _make(self, function: Callable[P, R], name: str, options: Mapping[str, Any]) -> Task[P, R]:
         if not callable(function):
             raise TypeError(f"could not make a task: found {function!r}, expected a function")
-        terms = {**self._defaults, **_checked(options, name)}
-        for term in ("serializer", "compression"):
-            if terms[term] is None:
-                terms[term] = getattr(self, term)
-        task: Task[P, R] = Task(self, function, name, terms)
+        task: Task[P, R] = Task(self, function, name, self._terms(options, name))
         known = self.tasks.get(name)
         if known is not None and not _is_same(known.function, function):
             raise ValueError(f"could not make the task {name!r}: found another one of that name\nhint: name=")
         self.tasks[name] = task
         return task
+
+    def _terms(self, options: Mapping[str, Any], whose: str) -> dict[str, Any]:
+        """What a task is told and what its queue is told."""
+        terms = {**self._defaults, **_checked(options, whose)}
+        for term in ("serializer", "compression"):
+            if terms[term] is None:
+                terms[term] = getattr(self, term)
+        return terms
 
     def _name_of(self, function: Callable[..., Any]) -> str:
         module = getattr(function, "__module__", None) or "__main__"
@@ -347,7 +352,7 @@ class Queue:
         batch = _core.TaskBatch()
         id = self._write(batch, task, args, kwargs, options)
         self._broker.publish(batch, patience=_patience(options))
-        return AsyncResult(id, self)
+        return self.result(id)
 
     async def _asend(
         self, task: Task[..., Any] | str, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
@@ -357,7 +362,7 @@ class Queue:
         batch = _core.TaskBatch()
         id = self._write(batch, task, args, kwargs, options)
         await _brought(self._broker.begin(batch, patience=_patience(options)))
-        return AsyncResult(id, self)
+        return self.result(id)
 
     def _send_many(
         self, task: Task[..., Any] | str, calls: Iterable[Any], options: Mapping[str, Any]
@@ -384,7 +389,7 @@ class Queue:
             if sending is not None:
                 sending[0].result()
             raise
-        return [AsyncResult(id, self) for id in ids]
+        return [self.result(id) for id in ids]
 
     def _batches(
         self, task: Task[..., Any] | str, calls: Iterable[Any], options: Mapping[str, Any], ids: list[str]
@@ -568,6 +573,21 @@ class Queue:
     def results(self) -> str | None:
         """The address of the result store, without its password."""
         return None if self._results is None else self._results.address
+
+    def _put(self, id: str, state: str, result: Any, request: Request) -> None:
+        """Store a state that is no end."""
+        if self._results is None:
+            return
+        kind = _serial.find(self.result_serializer)
+        made = document(id, state, result, parent_id=request.parent_id, group_id=request.group)
+        self._results.put(
+            id,
+            state,
+            _serial.write_document(made, self.result_serializer),
+            content_type=kind.content_type,
+            content_encoding=kind.content_encoding,
+            reply_to=request.reply_to,
+        )
 
     def _read_document(self, state: str, document: bytes) -> Mapping[str, Any]:
         del state  # what the document says counts, as it does for Celery

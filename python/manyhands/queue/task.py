@@ -271,6 +271,20 @@ class Task(Generic[P, R]):
         longest = min(self.max_backoff, self.backoff * 2.0 ** min(retries, 64))
         return random.uniform(0, longest) if self.jitter else longest
 
+    def update_state(self, state: str, meta: Any = None, task_id: str | None = None) -> None:
+        """Tell whoever asks how far the call is that runs.
+
+        Args:
+            state: In upper case, as "PROGRESS"; what `AsyncResult.state` says from now on.
+            meta: What `AsyncResult.info` says.
+            task_id: Of which call; by default of the one that runs.
+        """
+        id = task_id or self.request.id
+        if id is None:
+            raise RuntimeError(f"could not update the state of `{self.name}`: it was called as a function")
+        if not self.request.is_eager:
+            self.app._put(id, state, meta, self.request)
+
     def run_request(self, request: Request, args: Iterable[Any], kwargs: Mapping[str, Any]) -> R:
         """Make the call of a message. For workers; an ``async def`` function gives its coroutine's result.
 
