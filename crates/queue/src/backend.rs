@@ -13,6 +13,7 @@ use crate::error::Error;
 pub mod memory;
 pub mod redis;
 pub mod rpc;
+pub mod sqlite;
 mod waiters;
 
 /// How far a task is.

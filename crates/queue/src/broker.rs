@@ -14,6 +14,7 @@ use crate::message::{Message, Outgoing};
 pub mod amqp;
 pub mod memory;
 pub mod redis;
+pub mod sqlite;
 
 /// What a message is called by its consumer until it is settled. Of no use to anybody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -19,6 +19,7 @@ pub mod inbox;
 pub mod message;
 mod named;
 pub mod open;
+mod sqlite;
 pub mod wire;
 
 pub use backend::Backend;

@@ -8,10 +8,12 @@ use crate::backend::Backend;
 use crate::backend::memory::MemoryBackend;
 use crate::backend::redis::RedisBackend;
 use crate::backend::rpc::RpcBackend;
+use crate::backend::sqlite::SqliteBackend;
 use crate::broker::Broker;
 use crate::broker::amqp::AmqpBroker;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::redis::RedisBroker;
+use crate::broker::sqlite::SqliteBroker;
 use crate::error::Error;
 
 /// How to use a server, where the address does not say it.
@@ -47,6 +49,7 @@ pub fn open_broker(address: &Address, options: &Options) -> Result<Arc<dyn Broke
         Kind::Memory => Ok(Arc::new(MemoryBroker::open(address))),
         Kind::Amqp => Ok(Arc::new(AmqpBroker::open(address, options)?)),
         Kind::Redis => Ok(Arc::new(RedisBroker::open(address, options)?)),
+        Kind::Sqlite => Ok(Arc::new(SqliteBroker::open(address, options)?)),
         kind => Err(Error::Address {
             address: address.shown().into(),
             reason: format!("{kind:?} keeps no messages"),
@@ -74,6 +77,7 @@ pub fn open_backend(
                 reason: "results by messages need a broker at amqp:// or amqps://".into(),
             }),
         },
+        Kind::Sqlite => Ok(Arc::new(SqliteBackend::open(address, options)?)),
         kind => Err(Error::Address {
             address: address.shown().into(),
             reason: format!("{kind:?} keeps no results"),

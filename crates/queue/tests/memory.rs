@@ -31,4 +31,5 @@ impl contract::Fixture for Memory {
 }
 
 contract::broker_laws!(Memory);
+contract::embedded_laws!(Memory);
 contract::backend_laws!(Memory);

@@ -36,6 +36,17 @@ impl Waiters {
         locked(&self.rows).of_task.contains_key(id)
     }
 
+    /// Whether nobody waits for anything.
+    pub(super) fn is_empty(&self) -> bool {
+        locked(&self.rows).of_task.is_empty()
+    }
+
+    /// Whether not more than one waits.
+    pub(super) fn is_at_most_one(&self) -> bool {
+        let rows = locked(&self.rows);
+        rows.of_task.len() <= 1 && rows.of_task.values().all(|row| row.len() <= 1)
+    }
+
     /// Tells all who wait for the task.
     pub(super) fn tell(&self, id: &str, found: &Found) {
         let told = locked(&self.rows).of_task.remove(id);

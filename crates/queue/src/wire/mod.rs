@@ -12,6 +12,7 @@ pub mod envelope;
 mod headers;
 mod json;
 pub mod request;
+pub mod row;
 pub mod table;
 pub mod time;
 mod v1;

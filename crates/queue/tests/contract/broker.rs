@@ -540,3 +540,87 @@ pub(crate) async fn thousands_travel_in_batches<F: Fixture>() {
     assert_eq!(seen, (0..COUNT).collect::<Vec<_>>());
     nothing_comes(&mut consumer).await;
 }
+
+pub(crate) async fn queues_are_served_in_order<F: Fixture>() {
+    let (fixture, first, second) = (F::new().await, unique("first"), unique("second"));
+    let broker = open(&fixture);
+    let mut urgent = outgoing(&second, 0);
+    urgent.message.properties.priority = F::PRIORITIES[0];
+    let mut messages = numbered(&second, 3..5);
+    messages.extend(numbered(&first, 1..3));
+    messages.push(urgent);
+    for outgoing in &mut messages[..4] {
+        outgoing.message.properties.priority = F::PRIORITIES[2];
+    }
+    broker.publish(&messages).await.unwrap();
+    let mut consumer = broker.consume(subscription(&[&first, &second], 10)).await.unwrap();
+    let came = receive(&mut consumer, 5).await;
+    assert_eq!(came.iter().map(number).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    done(&*consumer, &came).await;
+}
+
+pub(crate) async fn what_is_given_back_keeps_its_order<F: Fixture>() {
+    let (fixture, queue) = (F::new().await, unique("given-back"));
+    let broker = open(&fixture);
+    broker.publish(&numbered(&queue, 0..6)).await.unwrap();
+    let mut consumer = consume(&broker, &queue, 4).await;
+    let came = receive(&mut consumer, 4).await;
+    consumer.settler().hold(&[came[2].tag]).await.unwrap();
+    done(&*consumer, &came[..1]).await;
+    drop(consumer);
+    let mut consumer = consume(&broker, &queue, 10).await;
+    let came = receive(&mut consumer, 5).await;
+    let found: Vec<(usize, bool)> = came.iter().map(|came| (number(came), came.is_redelivered)).collect();
+    assert_eq!(found, [(1, true), (2, true), (3, true), (4, false), (5, false)]);
+    done(&*consumer, &came).await;
+}
+
+pub(crate) async fn what_is_returned_together_keeps_its_order<F: Fixture>() {
+    let (fixture, queue) = (F::new().await, unique("returned"));
+    let broker = open(&fixture);
+    broker.publish(&numbered(&queue, 0..4)).await.unwrap();
+    let mut consumer = consume(&broker, &queue, 3).await;
+    let came = receive(&mut consumer, 3).await;
+    let back = came.iter().map(|delivery| (delivery.tag, Settlement::Return)).collect();
+    consumer.settler().settle(back).await.unwrap();
+    let mut again = receive(&mut consumer, 3).await;
+    assert_eq!(again.iter().map(number).collect::<Vec<_>>(), [0, 1, 2]);
+    done(&*consumer, &again).await;
+    again = receive(&mut consumer, 1).await;
+    done(&*consumer, &again).await;
+}
+
+pub(crate) async fn a_message_is_settled_once<F: Fixture>() {
+    let (fixture, queue) = (F::new().await, unique("once"));
+    let broker = open(&fixture);
+    broker.publish(&numbered(&queue, 0..3)).await.unwrap();
+    let mut consumer = consume(&broker, &queue, 3).await;
+    let came = receive(&mut consumer, 3).await;
+    let settler = consumer.settler();
+    done(&*consumer, &came[..1]).await;
+    // What was settled before is no one's any more; what stands beside it is settled nevertheless.
+    let twice = came[..2].iter().map(|delivery| (delivery.tag, Settlement::Requeue)).collect();
+    assert!(matches!(settler.settle(twice).await, Err(Error::TakenBack { .. })));
+    drop(consumer);
+    let late = vec![(came[2].tag, Settlement::Done)];
+    assert!(matches!(settler.settle(late).await, Err(Error::TakenBack { .. })));
+    let mut consumer = consume(&broker, &queue, 3).await;
+    let came = receive(&mut consumer, 2).await;
+    assert_eq!(came.iter().map(number).collect::<Vec<_>>(), [2, 1]);
+    done(&*consumer, &came).await;
+    nothing_comes(&mut consumer).await;
+}
+
+pub(crate) async fn what_is_requeued_was_delivered_before<F: Fixture>() {
+    let (fixture, queue) = (F::new().await, unique("marked"));
+    let broker = open(&fixture);
+    broker.publish(&numbered(&queue, 0..2)).await.unwrap();
+    let mut consumer = consume(&broker, &queue, 1).await;
+    let came = receive(&mut consumer, 1).await;
+    consumer.settler().settle(vec![(came[0].tag, Settlement::Requeue)]).await.unwrap();
+    for expected in [(1, false), (0, true)] {
+        let came = receive(&mut consumer, 1).await;
+        assert_eq!((number(&came[0]), came[0].is_redelivered), expected);
+        done(&*consumer, &came).await;
+    }
+}

@@ -105,6 +105,20 @@ macro_rules! broker_laws {
     };
 }
 
+/// Laws that a broker can hold whose queues are in its own hands.
+macro_rules! embedded_laws {
+    ($fixture:ty) => {
+        contract::laws!(
+            $fixture,
+            broker: queues_are_served_in_order,
+            what_is_given_back_keeps_its_order,
+            what_is_returned_together_keeps_its_order,
+            a_message_is_settled_once,
+            what_is_requeued_was_delivered_before,
+        );
+    };
+}
+
 /// All laws of result stores.
 macro_rules! backend_laws {
     ($fixture:ty) => {
@@ -129,7 +143,7 @@ macro_rules! backend_laws {
     };
 }
 
-pub(crate) use {backend_laws, broker_laws, laws};
+pub(crate) use {backend_laws, broker_laws, embedded_laws, laws};
 
 /// Longer than anything here takes on any machine: what lasts so long has lost its wake-up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
