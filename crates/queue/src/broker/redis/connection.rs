@@ -267,12 +267,11 @@ impl Link {
     }
 }
 
-/// What the server calls the error; of several, the first.
+/// What the server calls the error. A transaction is aborted because of its first one.
 fn code(error: &RedisError) -> Option<String> {
-    error.code().map(String::from).or_else(|| {
-        let errors = error.clone().into_server_errors()?;
-        errors.first().map(|(_, error)| error.code().to_owned())
-    })
+    let first =
+        error.clone().into_server_errors().and_then(|errors| Some(errors.first()?.1.code().to_owned()));
+    first.or_else(|| error.code().map(String::from))
 }
 
 /// A script that the server runs in one step.

@@ -5,8 +5,8 @@
 //!      ◀──────────── what a lost answer held, after the connection was made anew
 //! ```
 //!
-//! **Waiting.** A script that finds nothing has read the lists, and the server tells a connection that asked for it
-//! (`CLIENT TRACKING`) when what it has read changes: once, whoever changes it, and without a producer's help.
+//! **Waiting.** Whoever finds nothing asks whether the lists are empty in such a way (`CLIENT TRACKING`) that the server
+//! tells when they change: once, whoever changes them, and without a producer's help.
 //!
 //! **A lost answer.** The messages of a take whose answer did not arrive may be among the unacknowledged ones under our
 //! name, and nobody knows of them. Takes are numbered by the consumer; before it takes again, a fence is set up that no
@@ -120,7 +120,7 @@ impl Core {
         let bell = Arc::new(Notify::new());
         let ring = Arc::clone(&bell);
         let mut greeting = pipe();
-        greeting.cmd("CLIENT").arg("TRACKING").arg("ON").arg("NOLOOP").ignore();
+        greeting.cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").arg("NOLOOP").ignore();
         let name: String = subscription.name.chars().filter(char::is_ascii_graphic).take(200).collect();
         if !name.is_empty() {
             greeting.cmd("CLIENT").arg("SETNAME").arg(&name).ignore();
@@ -208,11 +208,11 @@ impl Core {
         let mut pause = Duration::ZERO;
         while let Some(count) = self.due().await {
             match self.fill(count, &mut unanswered).await {
-                Ok(0) => {
+                Ok(true) => pause = Duration::ZERO,
+                Ok(false) => {
                     pause = Duration::ZERO;
                     let _ = timeout(LOOK, self.bell.notified()).await;
                 }
-                Ok(_) => pause = Duration::ZERO,
                 Err(error) if error.is_transient() => {
                     pause = (pause * 2).clamp(Duration::from_millis(20), Duration::from_secs(1));
                     // At a restart of the server not all should come at once.
@@ -262,14 +262,14 @@ impl Core {
         ControlFlow::Continue(room)
     }
 
-    /// Takes messages and lays them ready; returns how many came.
-    async fn fill(&self, count: usize, unanswered: &mut Option<(u64, usize)>) -> Result<usize, Error> {
+    /// Takes messages and lays them ready; returns whether there may be more. If not, the bell rings when there are.
+    async fn fill(&self, count: usize, unanswered: &mut Option<(u64, usize)>) -> Result<bool, Error> {
         let taken = self.take_anew(count, unanswered).await;
         let (first, taken) = match taken {
             Ok((first, Some(taken))) => (first, taken),
             Ok((_, None)) => {
                 self.end(End::Lost);
-                return Ok(0);
+                return Ok(true);
             }
             Err(error) => {
                 self.lock().is_taking = false;
@@ -291,7 +291,19 @@ impl Core {
             state.ready.extend(deliveries);
         }
         self.arrived.notify_one();
-        Ok(count)
+        if count > 0 { Ok(true) } else { self.watch().await }
+    }
+
+    /// Whether there is a message in any list. If not, the server tells when one of them changes.
+    async fn watch(&self) -> Result<bool, Error> {
+        let mut watch = pipe();
+        watch.cmd("CLIENT").arg("CACHING").arg("YES").ignore();
+        let exist = watch.cmd("EXISTS");
+        for list in &self.lists {
+            exist.arg(&list.key);
+        }
+        let (count,): (u64,) = self.link.run_all("look for messages", &watch).await?;
+        Ok(count > 0)
     }
 
     /// Takes messages by numbers that no other take has had; the first of them, and what `take` says.

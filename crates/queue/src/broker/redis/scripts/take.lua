@@ -38,8 +38,5 @@ end
 if count > 0 then
   redis.call('HSET', KEYS[1], unpack(kept))
   redis.call('ZADD', KEYS[2], unpack(index))
-else
-  -- To have read the lists is to be told of their next change.
-  redis.call('EXISTS', unpack(KEYS, 5))
 end
 return taken
