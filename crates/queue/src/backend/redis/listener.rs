@@ -112,9 +112,20 @@ impl Listener {
 
     /// Subscribes to these channels and unsubscribes from those.
     async fn tune(&self, known: &mut Known, enter: &[String], leave: &[String]) -> Result<(), Error> {
+        let losses = *self.places.losses.borrow();
+        if known.losses != losses {
+            known.losses = losses;
+            // A connection that was lost is not noticed as long as nothing is asked of it.
+            self.link.run::<()>("listen for results", &redis::cmd("PING")).await?;
+        }
         let number = self.link.connect().await?;
-        if known.number != Some(number) {
-            *known = Known { number: Some(number), channels: HashSet::new() };
+        if let Some(before) = known.number.replace(number)
+            && before != number
+        {
+            known.channels.clear();
+            // Who relied on the one before is to come again.
+            self.places.lose();
+            known.losses += 1;
         }
         let new: Vec<&String> = enter.iter().filter(|channel| !known.channels.contains(*channel)).collect();
         if !new.is_empty() {
@@ -135,11 +146,12 @@ impl Listener {
     }
 }
 
-/// What the connection of that number is subscribed to.
+/// What the connection of that number is subscribed to, and how many losses it has been asked about.
 #[derive(Debug, Default)]
 struct Known {
     number: Option<u64>,
     channels: HashSet<String>,
+    losses: u64,
 }
 
 /// Fulfils wishes until nobody can have any.
