@@ -120,6 +120,11 @@ impl Bulks {
         }))
     }
 
+    /// Has letters go into that mailbox, which somebody else reads for more than these bulks.
+    pub(crate) fn use_mailbox(&mut self, mailbox: Arc<Mailbox>) {
+        self.mailbox = mailbox;
+    }
+
     pub(crate) fn set_progress(&mut self, counts: Arc<Counts>) {
         self.progress = Some(counts);
     }

@@ -88,6 +88,8 @@ mod _core {
     #[pymodule_export]
     use crate::queue::results::ResultStore;
     #[pymodule_export]
+    use crate::queue::worker::QueueWorker;
+    #[pymodule_export]
     use crate::reading::{import_module, is_reading, unpickle};
     #[pymodule_export]
     use crate::shared::{

@@ -110,6 +110,26 @@ fn encode_tuple(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
     false
 }
 
+/// Begins a tuple of so many values, which are to follow.
+pub(crate) fn begin_tuple(count: u8, out: &mut Vec<u8>) {
+    out.extend([TUPLE, count]);
+}
+
+/// Appends a whole number.
+pub(crate) fn push_whole(number: i64, out: &mut Vec<u8>) {
+    push_word(WHOLE, number.to_le_bytes(), out);
+}
+
+/// Appends a text.
+pub(crate) fn push_text(text: &str, out: &mut Vec<u8>) {
+    push_long(TEXT, text.as_bytes(), out);
+}
+
+/// Appends a byte string.
+pub(crate) fn push_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    push_long(BYTES, bytes, out);
+}
+
 fn push_word(tag: u8, word: [u8; 8], out: &mut Vec<u8>) {
     let mut bytes = [tag; 9];
     bytes[1..].copy_from_slice(&word);
@@ -120,6 +140,14 @@ fn push_long(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.push(tag);
     out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
     out.extend_from_slice(bytes);
+}
+
+/// A value that somebody reads without the interpreter.
+pub(crate) enum Raw<'a> {
+    Nothing,
+    Bytes(&'a [u8]),
+    /// The pickled pair of an exception and its traceback's text.
+    Failure(&'a [u8]),
 }
 
 /// Reads values one after the other.
@@ -171,6 +199,17 @@ impl<'a> Reader<'a> {
             PICKLE => parcel::load(py, self.long().ok_or_else(malformed)?),
             FAILURE => Err(parcel::read_failure(py, self.long().ok_or_else(malformed)?)),
             tag => self.scalar(py, tag),
+        }
+    }
+
+    /// The next value, of those that need no interpreter.
+    pub(crate) fn raw(&mut self) -> PyResult<Raw<'a>> {
+        let [tag] = self.take().ok_or_else(malformed)?;
+        match tag {
+            NONE => Ok(Raw::Nothing),
+            BYTES => Ok(Raw::Bytes(self.long().ok_or_else(malformed)?)),
+            FAILURE => Ok(Raw::Failure(self.long().ok_or_else(malformed)?)),
+            _ => Err(malformed()),
         }
     }
 

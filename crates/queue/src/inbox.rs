@@ -162,7 +162,7 @@ impl Inbox {
         let Delivery { tag, queue, is_redelivered, content } = delivery;
         let ticket = Ticket { line, tag, is_redelivered };
         if self.is_closed {
-            out.steps.push(Step::new(None, Some((ticket, Settlement::Return))));
+            out.steps.push(Step::new(String::new(), None, Some((ticket, Settlement::Return))));
             return;
         }
         let message = match content {
@@ -175,14 +175,18 @@ impl Inbox {
                 };
                 out.notes.push(note);
                 let dead = Settlement::Dead { reason: unreadable.reason };
-                out.steps.push(Step::new(None, Some((ticket, dead))));
+                out.steps.push(Step::new(String::new(), None, Some((ticket, dead))));
                 return;
             }
         };
         if let Some(reason) = self.objection(&message) {
             out.notes.push(note(&message, Event::Dead(reason.clone())));
             let result = self.not_registered(&message, now);
-            out.steps.push(Step::new(result, Some((ticket, Settlement::Dead { reason }))));
+            out.steps.push(Step::new(
+                message.headers.id,
+                result,
+                Some((ticket, Settlement::Dead { reason })),
+            ));
             return;
         }
         if is_redelivered && self.is_known(&ticket, &message, out) {
@@ -297,7 +301,7 @@ impl Inbox {
             let who = json!({"pid": std::process::id(), "hostname": self.settings.name});
             let started = Answer { result: who.to_string().into(), ..Answer::default() };
             let result = is_tracked.then(|| self.stored(&entry.message, State::Started, &started, now));
-            out.steps.push(Step::new(result, settle));
+            out.steps.push(Step::new(entry.message.headers.id.clone(), result, settle));
         }
         answer
     }
@@ -321,7 +325,7 @@ impl Inbox {
             _ => (None, None),
         };
         if result.is_some() || settle.is_some() || publish.is_some() {
-            out.steps.push(Step { result, settle, publish });
+            out.steps.push(Step { id: message.headers.id.clone(), result, settle, publish });
         }
         if let Some(event) = event {
             let Message { headers, .. } = *message;
@@ -436,7 +440,7 @@ impl Inbox {
     fn is_known(&mut self, ticket: &Ticket, message: &Message, out: &mut Effects) -> bool {
         let headers = &message.headers;
         if self.ended.has(&headers.id) {
-            out.steps.push(Step::new(None, Some((*ticket, Settlement::Done))));
+            out.steps.push(Step::new(headers.id.clone(), None, Some((*ticket, Settlement::Done))));
             return true;
         }
         let is_it = |entry: &Entry| {
@@ -446,7 +450,7 @@ impl Inbox {
         let Some(entry) = self.entries.iter_mut().find(|entry| is_it(entry)) else { return false };
         // Its old ticket is of no use any more.
         if entry.is_settled {
-            out.steps.push(Step::new(None, Some((*ticket, Settlement::Done))));
+            out.steps.push(Step::new(headers.id.clone(), None, Some((*ticket, Settlement::Done))));
         } else {
             entry.ticket = *ticket;
         }
@@ -476,7 +480,7 @@ impl Inbox {
         let ignores = ignores.is_some_and(|number| self.tasks[*number].terms.ignore_result);
         let is_wanted = !message.headers.ignore_result.unwrap_or(ignores);
         let result = is_wanted.then(|| self.stored(message, State::Revoked, &answer, now));
-        out.steps.push(Step::new(result, Some((ticket, Settlement::Done))));
+        out.steps.push(Step::new(message.headers.id.clone(), result, Some((ticket, Settlement::Done))));
         out.notes.push(note(message, Event::Revoked(why)));
     }
 
@@ -505,12 +509,17 @@ impl Inbox {
 
     fn stored(&self, message: &Message, state: State, answer: &Answer, now: Moment) -> Stored {
         let document = document::write(&state, answer, &message.headers, now.wall);
+        let (content_type, content_encoding) = if answer.is_whole {
+            (self.settings.content_type.clone(), self.settings.content_encoding.clone())
+        } else {
+            ("application/json".into(), "utf-8".into())
+        };
         Stored {
             id: message.headers.id.clone(),
             state,
             document,
-            content_type: self.settings.content_type.clone(),
-            content_encoding: self.settings.content_encoding.clone(),
+            content_type,
+            content_encoding,
             reply_to: message.properties.reply_to.clone(),
         }
     }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from manyhands.queue.results import AsyncResult
     from manyhands.queue.signature import Signature
     from manyhands.queue.task import Task
+    from manyhands.queue.worker import Worker
 else:
     __getattr__, __dir__ = imported_on_demand(
         __name__,
@@ -26,8 +27,9 @@ else:
             "Request": "request",
             "Signature": "signature",
             "Task": "task",
+            "Worker": "worker",
             "current_task": "app",
         },
     )
 
-__all__ = ["AsyncResult", "Queue", "Request", "Signature", "Task", "current_task"]
+__all__ = ["AsyncResult", "Queue", "Request", "Signature", "Task", "Worker", "current_task"]

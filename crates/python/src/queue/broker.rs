@@ -49,6 +49,11 @@ impl QueueBroker {
         runtime::era().brokers.get_or_open(&self.name, || open_broker(&self.address, &self.options))
     }
 
+    /// The address, without its password.
+    pub(crate) fn shown(&self) -> &str {
+        self.address.shown()
+    }
+
     /// Where messages are kept while it is away.
     fn outbox(&self) -> Result<Arc<Outbox>, Error> {
         let broker = self.broker()?;

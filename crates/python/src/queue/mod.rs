@@ -12,6 +12,7 @@ pub(crate) mod errand;
 pub(crate) mod outbox;
 pub(crate) mod results;
 pub(crate) mod runtime;
+pub(crate) mod worker;
 
 use std::time::Duration;
 

@@ -48,7 +48,7 @@ pub struct Settings {
     pub small_goes_first: bool,
     /// Where times without an offset belong.
     pub zone: TimeZone,
-    /// How the store's results are written.
+    /// How the store's results are written. What the inbox itself writes is JSON, and says so.
     pub content_type: String,
     /// "utf-8" or "binary".
     pub content_encoding: String,
@@ -155,6 +155,8 @@ pub enum Outcome {
 /// What is to be done with a message, and before that with the result of its task.
 #[derive(Debug, PartialEq)]
 pub struct Step {
+    /// The task's id.
+    pub id: String,
     /// Stored first.
     pub result: Option<Stored>,
     /// Settled then.
@@ -164,8 +166,8 @@ pub struct Step {
 }
 
 impl Step {
-    pub(crate) fn new(result: Option<Stored>, settle: Option<(Ticket, Settlement)>) -> Self {
-        Self { result, settle, publish: None }
+    pub(crate) fn new(id: String, result: Option<Stored>, settle: Option<(Ticket, Settlement)>) -> Self {
+        Self { id, result, settle, publish: None }
     }
 }
 
