@@ -32,8 +32,11 @@ def main() -> None:
 
 def _is_for_processes(arguments: Iterable[str]) -> bool:
     """Whether that is how the command line looks; nothing depends on it but the time that a run takes."""
-    on = [word for option, word in pairwise(arguments) if option == "--on"]
-    on += [word.removeprefix("--on=") for word in arguments if word.startswith("--on=")]
+    words = list(arguments)
+    on = [word for option, word in pairwise(words) if option == "--on"]
+    on += [word.removeprefix("--on=") for word in words if word.startswith("--on=")]
+    if not on and words[:1] == ["worker"]:
+        return "--help" not in words
     return any(word.startswith("process") for word in on)
 
 

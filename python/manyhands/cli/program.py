@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 import click
 
-from manyhands.cli.map import map_command
 from manyhands.cli.problem import say
-from manyhands.cli.run import INTERRUPTED
+
+INTERRUPTED = 130
+_COMMANDS = ("map", "queue", "worker")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands, each in a module of its own, which is imported for it alone."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"manyhands.cli.{cmd_name}"), f"{cmd_name}_command")
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="manyhands", prog_name="manyhands")
 def manyhands() -> None:
     """Do many things at once: run Python functions over rows, durably and in parallel."""
-
-
-manyhands.add_command(map_command)
 
 
 def run() -> int:
