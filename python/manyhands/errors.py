@@ -22,6 +22,7 @@ __all__ = [
     "BlockingCallWarning",
     "BrokenInitializer",
     "BrokerError",
+    "CallRefused",
     "Cancelled",
     "ChannelClosed",
     "ContentRefused",
@@ -350,6 +351,10 @@ class BrokerError(ManyhandsError, ConnectionError):
 
     is_transient: bool = False
     confirmed: int | None = None
+
+
+class CallRefused(ManyhandsError):
+    """The workers of a queue do not call a function of that name; their application says which they do."""
 
 
 class Retry(ManyhandsError):

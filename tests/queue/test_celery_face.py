@@ -75,6 +75,11 @@ def test_settings_apply_to_tasks_that_were_made_before():
     assert made.depth("jobs") == 1
 
 
+def test_what_settings_say_of_workers_is_for_the_command():
+    made = app(worker_concurrency=3, worker_max_memory_per_child=1000)
+    assert made.worker_options == {"concurrency": 3, "max_memory_per_worker": 1_024_000}
+
+
 def test_celerys_own_defaults_count():
     task = app().task(add)
     assert (task.acks_late, task.reject_on_worker_lost, task.max_retries) == (False, False, 3)

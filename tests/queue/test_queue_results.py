@@ -11,6 +11,7 @@ import pytest
 import manyhands as mh
 from manyhands.errors import ContentRefused, RemoteTraceback, TaskRevoked
 from manyhands.queue import _outcomes
+from manyhands.queue.worker import Worker
 
 
 @pytest.fixture
@@ -184,3 +185,34 @@ def test_a_document_that_is_none_is_an_error(queue, document):
     queue._results.put("a", "SUCCESS", document)
     with pytest.raises(ContentRefused):
         queue.result("a").get(timeout=5)
+
+
+def test_a_revoked_task_is_not_run(queue):
+    ran = []
+    run = queue.task(name="run")(ran.append)
+    first, second = run.delay(1), run.delay(2)
+    first.revoke()
+    with Worker(queue, on="thread", concurrency=1):
+        with pytest.raises(TaskRevoked):
+            first.get(timeout=30)
+        assert second.get(timeout=30) is None
+    assert ran == [2]
+    assert first.state == "REVOKED"
+
+
+def test_a_task_says_how_far_it_is(queue):
+    seen = threading.Event()
+
+    @queue.task(bind=True)
+    def work(self):
+        self.update_state("PROGRESS", {"done": 3})
+        assert seen.wait(30)
+        return "done"
+
+    with Worker(queue, on="thread", concurrency=1):
+        result = work.delay()
+        while result.state != "PROGRESS":
+            assert not result.ready()
+        assert result.info == {"done": 3}
+        seen.set()
+        assert result.get(timeout=30) == "done"

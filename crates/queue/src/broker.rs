@@ -12,6 +12,7 @@ use crate::error::{Error, PublishError};
 use crate::message::{Message, Outgoing};
 
 pub mod amqp;
+pub(crate) mod control;
 pub mod memory;
 pub mod redis;
 pub mod sqlite;

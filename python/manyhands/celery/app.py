@@ -17,6 +17,7 @@ from manyhands.celery.settings import (
     _seconds,
     _settings_of,
     _warn,
+    _worker_options,
     _zone,
 )
 from manyhands.celery.tasks import (
@@ -155,6 +156,7 @@ class Celery(Queue):
             track_started=conf.task_track_started,
             priority=conf.task_default_priority,
         )
+        self.worker_options = _worker_options(conf)
         self.tasks = tasks
         for name, task in tasks.items():
             if isinstance(task, Task):
@@ -345,7 +347,7 @@ class AsyncResult(_AsyncResult):
     wait = get
 
     def revoke(self, connection: object = None, *, terminate: bool = False, **_: Any) -> None:
-        """Have workers drop the task if it has not begun; with `terminate`, stop it also if it runs."""
+        """Have workers drop the task if it has not begun; see `Queue.revoke`."""
         super().revoke(terminate=terminate)
 
 

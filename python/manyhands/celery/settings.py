@@ -215,6 +215,17 @@ def _broker_address(address: Any) -> str:
     return first if "://" in first else f"{first}://"
 
 
+def _worker_options(conf: _Conf) -> dict[str, Any]:
+    """What the settings say of workers; what they do not say is left to the worker."""
+    told = {
+        "concurrency": conf.worker_concurrency,
+        "max_tasks_per_worker": conf.worker_max_tasks_per_child,
+        # Celery counts KiB.
+        "max_memory_per_worker": conf.worker_max_memory_per_child and conf.worker_max_memory_per_child * 1024,
+    }
+    return {option: value for option, value in told.items() if value}
+
+
 def _result_address(address: str | None) -> str:
     if not address or address.startswith("disabled"):
         return ""

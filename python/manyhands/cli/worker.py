@@ -68,16 +68,19 @@ def worker_command(
 
     try:
         queue = load(application)
+        told = {
+            "concurrency": concurrency,
+            "prefetch": prefetch,
+            "max_tasks_per_worker": max_tasks_per_worker,
+            "max_memory_per_worker": max_memory_per_worker,
+        }
         worker = Worker(
             queue,
             queues=[each.strip() for each in queues.split(",")] if queues else None,
             on=on,
-            concurrency=concurrency,
-            prefetch=prefetch,
             name=name,
             application=application,
-            max_tasks_per_worker=max_tasks_per_worker,
-            max_memory_per_worker=max_memory_per_worker,
+            **{**queue.worker_options, **{option: value for option, value in told.items() if value}},
             log=log_format,
             level=loglevel.lower(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from manyhands import _core
@@ -52,6 +53,12 @@ def _ray(address: str, workers: int | None, **options: Any) -> Executor:
     return RayExecutor(address, workers, **options)
 
 
+def _queue(address: str, workers: int | None, **options: Any) -> Executor:
+    # Of a higher layer, which has the worker that runs on executors: nobody here may need it to be imported.
+    made: Executor = import_module("manyhands.queue.executor").QueueExecutor(address, workers, **options)
+    return made
+
+
 _MAKERS: dict[str, Callable[..., Executor]] = {
     "thread": _thread,
     "process": _process,
@@ -63,7 +70,16 @@ MODELS = tuple(_MAKERS)
 """The names of the executors of this machine."""
 
 # By what stands before "://" in an address, up to a "+" if there is one.
-_CONNECTORS: dict[str, Callable[..., Executor]] = {"dask": _dask, "ray": _ray}
+_CONNECTORS: dict[str, Callable[..., Executor]] = {
+    "dask": _dask,
+    "ray": _ray,
+    "redis": _queue,
+    "rediss": _queue,
+    "amqp": _queue,
+    "amqps": _queue,
+    "sqlite": _queue,
+    "memory": _queue,
+}
 
 if TYPE_CHECKING:
 
@@ -86,8 +102,9 @@ def executor(model: str, /, workers: int | None = None, **options: object) -> Ex
 
     Args:
         model: "thread", "process", "async", "process+async" (event loops in worker processes, for ``async
-            def`` functions that also compute), or the address of a cluster: "dask://host:port" or
-            "ray://host:port", see `DaskExecutor` and `RayExecutor`.
+            def`` functions that also compute), or the address of a cluster: "dask://host:port",
+            "ray://host:port", see `DaskExecutor` and `RayExecutor`; "redis://host:port/0", "amqp://host/",
+            "sqlite:///file" for the workers of a task queue, see `QueueExecutor`.
         workers: How many tasks may run at once: threads, processes, coroutines in flight on each event loop,
             or tasks in the cluster. By default as the executor's class has it.
         **options: What the executor's class takes.

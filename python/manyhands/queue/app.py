@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, o
 from manyhands import _core
 from manyhands.errors import BrokerError, Ignore, Reject, Retry, UnknownTask
 from manyhands.queue import _sending, _serial
+from manyhands.queue._main import main_name
 from manyhands.queue._outcomes import document
 from manyhands.queue.request import Request, _running
 from manyhands.queue.results import AsyncResult, _brought, _EagerResult
@@ -124,6 +125,8 @@ class Queue:
         visibility: After how many seconds a message that no worker has settled is given to another, on Redis.
         zone: In which zone times without an offset are.
         include: Modules that a worker imports, for their tasks.
+        accept_calls: Which functions that are no tasks workers call for `mh.executor` and `mh.map`: patterns
+            of modules ("shop.prices") or of "module:function". By default none.
         **task_options: What is to be otherwise for all tasks, as for `task`: acks_late, ignore_result, …
 
     Raises:
@@ -149,6 +152,8 @@ class Queue:
     """Its tasks by their names."""
     eager: bool
     """Whether tasks run where they are sent."""
+    worker_options: dict[str, Any]
+    """What ``manyhands worker`` gives to `Worker` where its own options say nothing."""
 
     def __init__(
         self,
@@ -173,6 +178,7 @@ class Queue:
         visibility: float = 3600.0,
         zone: tzinfo = timezone.utc,
         include: Iterable[str] = (),
+        accept_calls: Iterable[str] = (),
         **task_options: Any,
     ) -> None:
         if when_unreachable not in ("wait", "buffer", "fail"):
@@ -180,7 +186,7 @@ class Queue:
                 f'could not use `when_unreachable`: found {when_unreachable!r}, expected "wait", "buffer" or '
                 '"fail"'
             )
-        self.name, self.tasks, self.eager = name, {}, eager
+        self.name, self.tasks, self.eager, self.worker_options = name, {}, eager, {}
         self.default_queue, self.routes = default_queue, dict(routes or {})
         self.serializer, self.result_serializer, self.compression = serializer, result_serializer, compression
         self.accept, self.include, self.zone = tuple(accept), tuple(include), zone
@@ -210,6 +216,11 @@ class Queue:
                 max_size=max_size,
             )
         self._are_messages = kept.startswith("rpc:")
+        self.accept_calls = tuple(accept_calls)
+        if self.accept_calls:
+            from manyhands.queue._calls import CALL, caller
+
+            self._make(caller(self.accept_calls), CALL, {})
 
     # Making tasks.
 
@@ -273,7 +284,7 @@ class Queue:
     def _name_of(self, function: Callable[..., Any]) -> str:
         module = getattr(function, "__module__", None) or "__main__"
         named = getattr(function, "__name__", type(function).__name__)
-        return f"{_main_name() if module in ('__main__', '__mp_main__') else module}.{named}"
+        return f"{main_name() if module in ('__main__', '__mp_main__') else module}.{named}"
 
     def _task(self, name: str) -> Task[..., Any]:
         """The task of that name."""
@@ -542,11 +553,13 @@ class Queue:
     def revoke(self, ids: str | Iterable[str], *, terminate: bool = False) -> None:
         """Have workers drop tasks that have not begun.
 
-        Workers learn of it within about a second, also those that are started later, for some hours.
+        Workers learn of it within about a second, also those that are started within the next hours; on
+        RabbitMQ only those that are there now, as with Celery. The task's state is "REVOKED" when a worker
+        comes to it.
 
         Args:
             ids: One id, or several.
-            terminate: Stop the tasks also if they run.
+            terminate: Celery's workers stop the tasks also if they run; ours let them run to their end.
         """
         self._broker.revoke([ids] if isinstance(ids, str) else list(ids), terminate)
 
@@ -573,6 +586,10 @@ class Queue:
     def results(self) -> str | None:
         """The address of the result store, without its password."""
         return None if self._results is None else self._results.address
+
+    def _forget_later(self, id: str) -> None:
+        if self._results is not None:
+            self._results.begin_forget(id)
 
     def _put(self, id: str, state: str, result: Any, request: Request) -> None:
         """Store a state that is no end."""
@@ -668,17 +685,6 @@ def _is_same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
         getattr(function, "__module__", None),
         getattr(function, "__qualname__", None),
     )
-
-
-def _main_name() -> str:
-    """What the script's module is called when somebody imports it."""
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
-        name = str(spec.name)
-        return name.removesuffix(".__main__")
-    file = getattr(main, "__file__", None)
-    return Path(file).stem if file else "__main__"
 
 
 def _only_queue(module: ModuleType) -> Queue:

@@ -121,10 +121,10 @@ class AsyncResult:
         return None if found is None else str(found)
 
     def revoke(self, *, terminate: bool = False) -> None:
-        """Have workers drop the task if it has not begun.
+        """Have workers drop the task if it has not begun, see `Queue.revoke`.
 
         Args:
-            terminate: Stop it also if it runs.
+            terminate: Celery's workers stop it also if it runs; ours let it run to its end.
         """
         self._queue.revoke(self.id, terminate=terminate)
 

@@ -199,6 +199,12 @@ impl QueueBroker {
         self.ask(py, |broker| async move { broker.revoke(&ids, terminate).await })
     }
 
+    /// `revoke` in the background.
+    fn begin_revoke(&self, ids: Vec<String>, terminate: bool) -> PyResult<Errand> {
+        let broker = self.broker().map_err(|failure| broker_error(&failure))?;
+        Errand::send(async move { Brought::Nothing(broker.revoke(&ids, terminate).await) })
+    }
+
     /// How many messages are kept here because the broker is away.
     #[getter]
     fn kept(&self) -> usize {

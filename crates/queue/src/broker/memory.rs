@@ -13,8 +13,9 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
+use super::control::Revoked;
 use super::{
-    Broker, Consumer, DeadLetter, Declaration, Delivery, Settle, Settlement, Subscription, Tag,
+    Broker, Consumer, DeadLetter, Declaration, Delivery, Revocation, Settle, Settlement, Subscription, Tag,
     seconds_since_1970, too_large,
 };
 use crate::address::Address;
@@ -104,6 +105,7 @@ impl Subscriber {
 struct State {
     queues: HashMap<Arc<str>, Queue>,
     subscribers: BTreeMap<u64, Subscriber>,
+    revoked: Revoked,
     /// The last number that was given to a message, a consumer or a dead letter.
     last: u64,
 }
@@ -359,6 +361,18 @@ impl Broker for MemoryBroker {
     async fn bury(&self, queue: &str) -> Result<u64, Error> {
         let mut state = self.door.enter()?;
         Ok(state.queues.get_mut(queue).map_or(0, |queue| queue.dead.drain(..).len() as u64))
+    }
+
+    async fn revoke(&self, ids: &[String], terminate: bool) -> Result<(), Error> {
+        let mut state = self.door.enter()?;
+        for id in ids {
+            state.revoked.add(Revocation { id: id.clone(), terminate });
+        }
+        Ok(())
+    }
+
+    async fn revocations(&self, since: u64) -> Result<(u64, Vec<Revocation>), Error> {
+        Ok(self.door.enter()?.revoked.since(since))
     }
 
     async fn close(&self) {

@@ -18,8 +18,8 @@ use rusqlite::{OptionalExtension, params};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    Broker, Consumer, DeadLetter, Declaration, Delivery, Settle, Settlement, Subscription, Tag, Unreadable,
-    limit_of, seconds_since_1970, too_large,
+    Broker, Consumer, DeadLetter, Declaration, Delivery, Revocation, Settle, Settlement, Subscription, Tag,
+    Unreadable, limit_of, seconds_since_1970, too_large,
 };
 use crate::address::Address;
 use crate::error::{Error, PublishError};
@@ -32,6 +32,9 @@ use crate::wire::row;
 /// How much goes into one transaction: others wait for its end.
 const BATCH_ROWS: usize = 2000;
 const BATCH_BYTES: usize = 8 << 20;
+
+/// For how many seconds revocations are remembered.
+const REVOKED_FOR: f64 = 10_800.0;
 
 /// A message on its way into the file.
 struct Row {
@@ -255,6 +258,37 @@ impl Broker for SqliteBroker {
             session.db.prepare_cached(sql)?.execute([queue])?;
             let deleted = session.db.prepare_cached("DELETE FROM dead WHERE queue = ?")?.execute([queue])?;
             Ok(deleted as u64)
+        })
+        .await
+    }
+
+    async fn revoke(&self, ids: &[String], terminate: bool) -> Result<(), Error> {
+        let ids = ids.to_vec();
+        self.call(Kind::Durable, move |session| {
+            let now = seconds_since_1970();
+            let mut insert =
+                session.db.prepare_cached("INSERT INTO revoked (id, terminate, at) VALUES (?, ?, ?)")?;
+            for id in &ids {
+                insert.execute(params![id, terminate, now])?;
+            }
+            session.db.prepare_cached("DELETE FROM revoked WHERE at < ?")?.execute([now - REVOKED_FOR])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn revocations(&self, since: u64) -> Result<(u64, Vec<Revocation>), Error> {
+        let mark = since.cast_signed();
+        self.call(Kind::Read, move |session| {
+            let sql = "SELECT number, id, terminate FROM revoked WHERE number > ? ORDER BY number";
+            let mut asked = session.db.prepare_cached(sql)?;
+            let (mut last, mut revoked) = (mark, Vec::new());
+            let mut rows = asked.query([mark])?;
+            while let Some(row) = rows.next()? {
+                last = row.get(0)?;
+                revoked.push(Revocation { id: row.get(1)?, terminate: row.get(2)? });
+            }
+            Ok((last.cast_unsigned(), revoked))
         })
         .await
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use manyhands_queue::broker::{Consumer, Declaration, Settlement};
+use manyhands_queue::broker::{Consumer, Declaration, Revocation, Settlement};
 use manyhands_queue::message::{Headers, Message, Outgoing, Properties};
 use manyhands_queue::open::Options;
 use manyhands_queue::{Broker, Error};
@@ -622,5 +622,42 @@ pub(crate) async fn what_is_requeued_was_delivered_before<F: Fixture>() {
         let came = receive(&mut consumer, 1).await;
         assert_eq!((number(&came[0]), came[0].is_redelivered), expected);
         done(&*consumer, &came).await;
+    }
+}
+
+pub(crate) async fn workers_learn_of_revocations<F: Fixture>() {
+    let fixture = F::new().await;
+    let (producer, worker, other) = (open(&fixture), open(&fixture), open(&fixture));
+    let ids = [unique("one"), unique("two"), unique("three")];
+    let told = |revoked: Vec<Revocation>| {
+        // Others may revoke tasks of theirs at the same server.
+        revoked
+            .into_iter()
+            .filter(|it| ids.contains(&it.id))
+            .map(|it| (it.id, it.terminate))
+            .collect::<Vec<_>>()
+    };
+    let (mark, _) = worker.revocations(0).await.unwrap();
+    other.revocations(0).await.unwrap();
+    producer.revoke(&ids[..2], false).await.unwrap();
+    let (mark, revoked) = heard(&worker, mark, &ids[1]).await;
+    let expected = [(ids[0].clone(), false), (ids[1].clone(), false)];
+    assert_eq!(told(revoked).into_iter().collect::<BTreeSet<_>>(), expected.into_iter().collect());
+    producer.revoke(&ids[2..], true).await.unwrap();
+    let (mark, revoked) = heard(&worker, mark, &ids[2]).await;
+    assert_eq!(told(revoked), [(ids[2].clone(), true)]);
+    assert_eq!(told(worker.revocations(mark).await.unwrap().1), []);
+    let (_, revoked) = heard(&other, 0, &ids[2]).await;
+    assert_eq!(told(revoked).len(), 3);
+}
+
+/// Asks until the task is among those revoked since the mark. A server may tell of one only after it has taken it.
+async fn heard(worker: &Arc<dyn Broker>, mark: u64, id: &str) -> (u64, Vec<Revocation>) {
+    loop {
+        let (last, revoked) = worker.revocations(mark).await.unwrap();
+        if revoked.iter().any(|it| it.id == id) {
+            return (last, revoked);
+        }
+        tokio::task::yield_now().await;
     }
 }

@@ -98,6 +98,7 @@ macro_rules! broker_laws {
             a_dropped_consumer_gives_back,
             a_large_body_is_not_read,
             a_purge_deletes_what_waits,
+            workers_learn_of_revocations,
             a_stopped_consumer_drains,
             after_close_nothing_works,
             thousands_travel_in_batches,

@@ -31,6 +31,7 @@ mod desk;
 mod ledger;
 pub(crate) mod link;
 pub(crate) mod publish;
+mod revoked;
 pub(crate) mod server;
 
 use std::collections::{BTreeSet, HashMap};
@@ -42,8 +43,9 @@ use lapin::options::QueuePurgeOptions;
 
 use self::link::{Link, Live};
 use self::publish::Letter;
+use self::revoked::Ear;
 use self::server::Server;
-use super::{Broker, Consumer, DeadLetter, Declaration, Subscription};
+use super::{Broker, Consumer, DeadLetter, Declaration, Revocation, Subscription};
 use crate::address::Address;
 use crate::error::{Error, PublishError};
 use crate::message::{Message, Outgoing};
@@ -68,6 +70,8 @@ struct Post {
     back: Link,
     /// The queues that somebody has declared here, as they were declared.
     known: Mutex<HashMap<String, Declaration>>,
+    /// What is heard of broadcasts.
+    ear: Ear,
 }
 
 impl AmqpBroker {
@@ -82,6 +86,7 @@ impl AmqpBroker {
             back: Link::new(Arc::clone(&server), "manyhands: consumes"),
             server,
             known: Mutex::default(),
+            ear: Ear::default(),
         })))
     }
 }
@@ -250,6 +255,14 @@ impl Broker for AmqpBroker {
     async fn bury(&self, queue: &str) -> Result<u64, Error> {
         self.0.check(queue)?;
         self.0.purge(&dead::queue_of(queue)).await
+    }
+
+    async fn revoke(&self, ids: &[String], terminate: bool) -> Result<(), Error> {
+        revoked::revoke(&self.0, ids, terminate).await
+    }
+
+    async fn revocations(&self, since: u64) -> Result<(u64, Vec<Revocation>), Error> {
+        revoked::since(&self.0, since).await
     }
 
     async fn close(&self) {

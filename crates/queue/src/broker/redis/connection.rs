@@ -41,6 +41,11 @@ impl Server {
         &self.shown
     }
 
+    /// The number of the database.
+    pub(crate) fn database(&self) -> i64 {
+        self.client.get_connection_info().redis_settings().db()
+    }
+
     pub(crate) fn closed(&self) -> Error {
         Error::Closed { server: self.shown.clone() }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Keys {
     pub(crate) consumers: String,
     /// Which of our consumers may not take any more, or only by numbers from this one on.
     pub(crate) fences: String,
+    /// The tasks that were revoked.
+    pub(crate) revoked: String,
 }
 
 impl Keys {
@@ -32,6 +34,7 @@ impl Keys {
             mutex: key("unacked_mutex"),
             consumers: key("_manyhands.consumers"),
             fences: key("_manyhands.fences"),
+            revoked: key("_manyhands.revoked"),
         }
     }
 

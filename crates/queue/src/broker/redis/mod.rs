@@ -12,6 +12,7 @@ mod consumer;
 mod held;
 pub(crate) mod keys;
 mod life;
+mod revoked;
 mod scripts;
 
 use std::collections::HashSet;
@@ -24,7 +25,7 @@ use redis::{Cmd, Pipeline, Value, pipe};
 use self::connection::{Link, Server};
 use self::consumer::{Core, RedisConsumer};
 use self::keys::{Keys, binding, step_of};
-use super::{Broker, Consumer, DeadLetter, Declaration, Subscription, Unreadable};
+use super::{Broker, Consumer, DeadLetter, Declaration, Revocation, Subscription, Unreadable, control};
 use crate::address::Address;
 use crate::error::{Error, PublishError};
 use crate::message::Outgoing;
@@ -48,6 +49,8 @@ const LARGEST: usize = 512 << 20;
 struct Shared {
     link: Link,
     keys: Keys,
+    /// The channel by which Celery's workers are told something.
+    broadcasts: String,
     limits: Limits,
     is_closed: AtomicBool,
     /// The queues that were declared by the connection of that number.
@@ -182,8 +185,10 @@ impl RedisBroker {
     /// # Errors
     /// [`Error::Address`] if the address is none of a Redis server.
     pub fn open(address: &Address, options: &Options) -> Result<Self, Error> {
+        let server = Server::of(address, options.timeout)?;
         let shared = Shared {
-            link: Server::of(address, options.timeout)?.link(pipe()),
+            broadcasts: format!("{}/{}.{}", options.key_prefix, server.database(), control::EXCHANGE),
+            link: server.link(pipe()),
             keys: Keys::new(&options.key_prefix),
             limits: Limits { body: options.max_size, ..Limits::default() },
             is_closed: AtomicBool::new(false),
@@ -324,6 +329,16 @@ impl Broker for RedisBroker {
         bury.unlink(stream).ignore();
         let (count,) = self.shared.link.run_all("delete dead letters", &bury).await?;
         Ok(count)
+    }
+
+    async fn revoke(&self, ids: &[String], terminate: bool) -> Result<(), Error> {
+        self.shared.open()?;
+        revoked::revoke(&self.shared, ids, terminate).await
+    }
+
+    async fn revocations(&self, since: u64) -> Result<(u64, Vec<Revocation>), Error> {
+        self.shared.open()?;
+        revoked::since(&self.shared, since).await
     }
 
     async fn close(&self) {

@@ -19,4 +19,5 @@ scripts! {
     OVERDUE = "overdue.lua";
     DEAD = "dead.lua";
     REVIVE = "revive.lua";
+    REVOKE = "revoke.lua";
 }
