@@ -321,7 +321,8 @@ async fn fill(broker: &Arc<dyn Broker>) {
     assert_eq!(refused.confirmed, 0);
     say("full", next);
     assert_eq!(broker.depth(QUEUE).await.unwrap(), next as u64);
-    // Not even a consumer can be given something: there is no place to write down that it has it.
+    // Not even a consumer can be given something: there is no place to write down that it has it. It waits.
+    nothing_comes(&mut consumer).await;
     let pid = std::process::id().to_string();
     let made = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status().unwrap();
     assert!(made.success());

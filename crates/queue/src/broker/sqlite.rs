@@ -407,20 +407,24 @@ impl Inner {
         None
     }
 
-    fn hand_out(&self, taken: Taken) -> Delivery {
-        let tag = {
+    fn hand_out(&self, taken: Vec<Taken>) -> Vec<Delivery> {
+        let first = {
             let mut state = locked(&self.state);
-            state.last += 1;
-            let tag = Tag(state.last);
-            state.given.insert(tag, Given { message: taken.message, is_held: false });
-            tag
+            let first = state.last + 1;
+            for taken in &taken {
+                state.last += 1;
+                let tag = Tag(state.last);
+                state.given.insert(tag, Given { message: taken.message, is_held: false });
+            }
+            first
         };
-        Delivery {
-            tag,
+        let delivery = |(tag, taken): (u64, Taken)| Delivery {
+            tag: Tag(tag),
             queue: self.queues[taken.queue].1.clone(),
             is_redelivered: taken.is_redelivered,
             content: read(&taken.head, taken.body, taken.size, self.max_body),
-        }
+        };
+        (first..).zip(taken).map(delivery).collect()
     }
 }
 
@@ -509,6 +513,8 @@ impl Job for Take {
                 state.counted += taken.len();
                 state.ready.extend(taken);
             }
+            // It stays dry until somebody rings, or until the next round, at the latest: what the consumer has is still its own.
+            Err(Trouble::Passing(_) | Trouble::Full(_)) => {}
             Err(trouble) => state.over = Some(trouble),
         }
         drop(state);
@@ -527,7 +533,7 @@ impl Consumer for SqliteConsumer {
             self.inner.check()?;
             // What has been taken lies in `ready` until it is returned here, without another await.
             if let Some(taken) = self.inner.advance(most.max(1)) {
-                return Ok(taken?.into_iter().map(|taken| self.inner.hand_out(taken)).collect());
+                return Ok(self.inner.hand_out(taken?));
             }
             self.inner.bell.notified().await;
         }

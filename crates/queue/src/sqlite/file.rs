@@ -93,7 +93,8 @@ impl From<rusqlite::Error> for Trouble {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
                 Self::Passing(format!("other processes kept it locked: {text}"))
             }
-            ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory => Self::Passing(text),
+            ErrorCode::SystemIoFailure => Self::Gone(text),
+            ErrorCode::OutOfMemory => Self::Passing(text),
             ErrorCode::NotADatabase => {
                 Self::Damaged("found something else, expected a database of SQLite".into())
             }

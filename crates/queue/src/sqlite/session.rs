@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::file::{self, Trouble};
 use super::peers::Folder;
-use super::store::{Bells, Hears};
+use super::store::{Bells, Hears, Listening};
 
 /// What others have to hear of when the transaction has been committed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +22,12 @@ pub(crate) struct News {
     pub(crate) results: bool,
 }
 
-/// The socket of this process, in the folder of all.
+/// The socket of this process, in the folder of all. Dropped, it is dead for the others.
 #[derive(Debug)]
 struct Seat {
     name: String,
     hears: Hears,
+    _listening: Listening,
 }
 
 /// The open file.
@@ -135,8 +136,8 @@ impl Session {
             seat
         } else {
             let (name, socket) = self.folder.bind().map_err(passing)?;
-            bells.listen(socket).map_err(passing)?;
-            self.seat.insert(Seat { name, hears: Hears::default() })
+            let listening = bells.listen(socket).map_err(passing)?;
+            self.seat.insert(Seat { name, hears: Hears::default(), _listening: listening })
         };
         // Written each time: an earlier transaction may have been rolled back.
         seat.hears.consumes |= hears.consumes;
@@ -155,11 +156,6 @@ impl Session {
     /// What this process is called among the others; nothing if it does not listen.
     pub(crate) fn name(&self) -> &str {
         self.seat.as_ref().map_or("", |seat| &seat.name)
-    }
-
-    /// Wakes the thread that listens here.
-    pub(super) fn ring_oneself(&self) {
-        self.folder.ring(self.name(), 0);
     }
 
     /// Whether there is a need to look at the file now and then.

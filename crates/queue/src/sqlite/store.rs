@@ -1,6 +1,7 @@
 //! The thread that works on the file, and the door to it.
 
 use std::collections::HashMap;
+use std::net::Shutdown;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,7 +78,6 @@ enum Command {
 #[derive(Default)]
 pub(crate) struct Bells {
     listeners: Mutex<Vec<Weak<dyn Listener>>>,
-    is_ended: AtomicBool,
 }
 
 impl std::fmt::Debug for Bells {
@@ -103,15 +103,32 @@ impl Bells {
     }
 
     /// Listens at a socket, on a thread that sleeps in the meantime.
-    pub(super) fn listen(self: &Arc<Self>, socket: UnixDatagram) -> io::Result<()> {
-        let bells = Arc::clone(self);
+    pub(super) fn listen(self: &Arc<Self>, socket: UnixDatagram) -> io::Result<Listening> {
+        let listening = Listening { socket: socket.try_clone()?, is_over: Arc::default() };
+        let (bells, is_over) = (Arc::clone(self), Arc::clone(&listening.is_over));
         let listen = move || {
             let mut what = [0];
-            while socket.recv(&mut what).is_ok() && !bells.is_ended.load(Ordering::Acquire) {
+            while socket.recv(&mut what).is_ok() && !is_over.load(Ordering::Acquire) {
                 bells.tell(News { messages: what[0] & 1 != 0, results: what[0] & 2 != 0 });
             }
         };
-        thread::Builder::new().name("mh-queue-bell".into()).spawn(listen).map(|_| ())
+        thread::Builder::new().name("mh-queue-bell".into()).spawn(listen)?;
+        Ok(listening)
+    }
+}
+
+/// A thread that listens, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Listening {
+    socket: UnixDatagram,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        // Wakes the thread. That a socket has been shut already would be as good.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
@@ -426,13 +443,10 @@ impl Keeper {
         }
     }
 
+    /// Gives back what is left here, as if it had died.
     fn end(mut self) {
-        self.bells.is_ended.store(true, Ordering::Release);
-        let Some(name) = self.session.as_ref().map(|session| session.name().to_owned()) else { return };
-        if !name.is_empty() {
-            if let Some(session) = &self.session {
-                session.ring_oneself();
-            }
+        if let Some(session) = self.session.as_ref().filter(|session| session.is_listening()) {
+            let name = session.name().to_owned();
             self.bury(vec![name]);
         }
     }
