@@ -302,7 +302,9 @@ async fn who_waits_in_another_process_is_rung_for() {
 /// Publishes until there is no room, then makes room, and takes out what it was told is there.
 async fn fill(broker: &Arc<dyn Broker>) {
     let mut consumer = consume(broker, QUEUE, 10).await;
-    let mut next = 0;
+    broker.publish(&[outgoing(QUEUE, 0)]).await.unwrap();
+    let first = receive(&mut consumer, 1).await;
+    let mut next = 1;
     let refused = loop {
         let batch: Vec<_> = (next..next + 20)
             .map(|at| {
@@ -320,19 +322,31 @@ async fn fill(broker: &Arc<dyn Broker>) {
     assert!(refused.error.is_transient());
     assert_eq!(refused.confirmed, 0);
     say("full", next);
-    assert_eq!(broker.depth(QUEUE).await.unwrap(), next as u64);
-    // Not even a consumer can be given something: there is no place to write down that it has it. It waits.
+    assert_eq!(broker.depth(QUEUE).await.unwrap(), next as u64 - 1);
+
+    // With no room at all nothing can be given to the consumer, which waits; and what it has stays its own.
+    limit_files("4096:unlimited");
     nothing_comes(&mut consumer).await;
-    let pid = std::process::id().to_string();
-    let made = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status().unwrap();
-    assert!(made.success());
+    let settler = consumer.settler();
+    let refused = settler.settle(vec![(first[0].tag, Settlement::Done)]).await;
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+
+    limit_files("unlimited");
+    settler.settle(vec![(first[0].tag, Settlement::Done)]).await.unwrap();
     broker.publish(&[outgoing(QUEUE, next)]).await.unwrap();
-    for at in 0..=next {
+    for at in 1..=next {
         let came = receive(&mut consumer, 1).await;
         assert_eq!(number(&came[0]), at);
         done(&*consumer, &came).await;
     }
     say("emptied", next + 1);
+}
+
+/// From now on no file of this process may become longer.
+fn limit_files(size: &str) {
+    let pid = std::process::id().to_string();
+    let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={size}")]).status().unwrap();
+    assert!(limited.success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
