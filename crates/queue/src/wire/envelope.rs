@@ -92,7 +92,7 @@ pub fn decode(envelope: &[u8], limits: &Limits) -> Result<Envelope, Unreadable> 
     let body = read_body(body, body_encoding.as_deref(), limits)?;
     let mut found = Envelope {
         is_redelivered: headers.is_redelivered,
-        message: v1::settle(headers, properties, body)?,
+        message: v1::settle(headers, properties, body, limits)?,
         delivery_tag,
         exchange: String::new(),
         routing_key: String::new(),
@@ -162,6 +162,9 @@ fn rewrite(
     Ok(())
 }
 
+/// More than are ever needed, and few enough to keep a list of.
+const MOST_MEMBERS: usize = 10_000;
+
 pub(super) type Members<'a> = Vec<(Name<'a>, &'a RawValue)>;
 
 /// The member of that name; the last one, as everywhere in JSON.
@@ -186,6 +189,9 @@ pub(super) fn members(object: &str) -> serde_json::Result<Members<'_>> {
         fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
             let mut all = Vec::with_capacity(8);
             while let Some(member) = members.next_entry()? {
+                if all.len() == MOST_MEMBERS {
+                    return Err(serde::de::Error::custom("more members than any message has"));
+                }
                 all.push(member);
             }
             Ok(all)

@@ -48,6 +48,11 @@ impl Reading {
         }
     }
 
+    /// Sets the group by what it was called once, if it has not got its name by now.
+    pub(super) fn group_or(&mut self, taskset: Option<String>) {
+        self.headers.group = self.headers.group.take().or(taskset);
+    }
+
     /// Whether this is a message of protocol 2.
     pub(super) fn has_task(&self) -> bool {
         !self.headers.task.is_empty()

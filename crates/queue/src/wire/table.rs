@@ -84,7 +84,7 @@ pub fn decode(properties: &BasicProperties, body: Bytes, limits: &Limits) -> Res
     }
     found.priority = properties.priority().unwrap_or(0);
     found.is_persistent = properties.delivery_mode().is_none_or(|mode| mode != 1);
-    v1::settle(headers, found, body)
+    v1::settle(headers, found, body, limits)
 }
 
 /// A table that is being filled, and the bytes that it will take.

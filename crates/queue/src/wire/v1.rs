@@ -12,16 +12,21 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::envelope::{Members, member, members};
-use super::headers::Reading;
-use super::{shortened, time};
+use super::headers::{Reading, text};
+use super::{Limits, shortened, time};
 use crate::broker::Unreadable;
 use crate::message::{Message, Properties};
 
 /// Those members of a body of protocol 1 that are no headers.
-const OF_THE_BODY: [&str; 7] = ["args", "kwargs", "callbacks", "errbacks", "chord", "utc", "taskset"];
+const OF_THE_BODY: [&str; 6] = ["args", "kwargs", "callbacks", "errbacks", "chord", "utc"];
 
 /// A message of protocol 2 out of what was read, whichever protocol that was in.
-pub(super) fn settle(headers: Reading, properties: Properties, body: Bytes) -> Result<Message, Unreadable> {
+pub(super) fn settle(
+    headers: Reading,
+    properties: Properties,
+    body: Bytes,
+    limits: &Limits,
+) -> Result<Message, Unreadable> {
     let has_task = headers.has_task();
     let is_plain = headers.compression().is_none() && is_json(&properties.content_type);
     let is_map = || body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
@@ -30,7 +35,7 @@ pub(super) fn settle(headers: Reading, properties: Properties, body: Bytes) -> R
         return Ok(Message { headers: headers.finish()?, properties, body: hybrid.unwrap_or(body) });
     }
     if is_plain && is_map() {
-        return of_body(headers, properties, &body);
+        return of_body(headers, properties, &body, limits);
     }
     let kind = &properties.content_type;
     let compression =
@@ -42,10 +47,22 @@ fn is_json(content_type: &str) -> bool {
     content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn of_body(headers: Reading, properties: Properties, body: &[u8]) -> Result<Message, Unreadable> {
+fn of_body(
+    headers: Reading,
+    properties: Properties,
+    body: &[u8],
+    limits: &Limits,
+) -> Result<Message, Unreadable> {
     let read = |error: &dyn std::fmt::Display| refuse(&format!("a body that is not JSON ({error})"));
     let text = std::str::from_utf8(body).map_err(|error| read(&error))?;
     let members = members(text).map_err(|error| read(&error))?;
+    let size: usize = headers_among(&members).map(|(name, raw)| name.len() + raw.get().len()).sum();
+    if size > limits.headers {
+        return Err(refuse(&format!(
+            "{size} bytes of headers in the body, where at most {} are allowed",
+            limits.headers
+        )));
+    }
     let headers = read_headers(headers, &members)?;
     if !headers.has_task() {
         return Err(refuse("neither a header `task` nor a body that has one"));
@@ -65,19 +82,23 @@ fn read_headers(mut headers: Reading, members: &Members<'_>) -> Result<Reading, 
         Value::deserialize(raw).map_err(|error| refuse(&format!("a body that cannot be read ({error})")))
     };
     let is_utc = member(members, "utc").is_some_and(|utc| utc.get() == "true");
-    if let Some(taskset) = member(members, "taskset") {
-        headers.take("group", value(taskset)?);
-    }
-    for (name, raw) in members.iter().filter(|(name, _)| !OF_THE_BODY.contains(&&*name.0)) {
-        match (&*name.0, value(raw)?) {
-            ("group", Value::Null) => {}
+    let mut taskset = None;
+    for (name, raw) in headers_among(members) {
+        match (name, value(raw)?) {
+            ("taskset", value) => taskset = text(value),
             (name @ ("eta" | "expires"), Value::String(time)) if is_utc => {
                 headers.take(name, in_utc(time).into());
             }
             (name, value) => headers.take(name, value),
         }
     }
+    headers.group_or(taskset);
     Ok(headers)
+}
+
+/// The members that are headers.
+fn headers_among<'a>(members: &'a Members<'_>) -> impl Iterator<Item = (&'a str, &'a RawValue)> {
+    members.iter().map(|(name, raw)| (&*name.0, *raw)).filter(|(name, _)| !OF_THE_BODY.contains(name))
 }
 
 /// The time with its offset: the body says elsewhere that one without is in UTC.
@@ -119,7 +140,12 @@ mod tests {
             reading.take(name, value.clone());
         }
         let properties = Properties { content_type: content_type.into(), ..Properties::default() };
-        settle(reading, properties, Bytes::from(body.to_owned()))
+        settle(
+            reading,
+            properties,
+            Bytes::from(body.to_owned()),
+            &Limits { headers: 1000, ..Limits::default() },
+        )
     }
 
     const JSON: &str = "application/json";
@@ -169,6 +195,13 @@ mod tests {
             (json!({}), JSON, "[[], {}, {}]", "no header `task`"),
             (json!({}), "application/x-python-serialize", "{", "application/x-python-serialize"),
             (json!({"compression": "application/x-gzip"}), JSON, "{}", "compressed as application/x-gzip"),
+            (
+                json!({}),
+                JSON,
+                &json!({"task": "t", "id": "7", "x": "y".repeat(1000)}).to_string(),
+                "bytes of headers",
+            ),
+            (json!({}), JSON, &format!(r#"{{"task": "t"{}}}"#, r#","":0"#.repeat(10_000)), "more members"),
         ] {
             let error = read(headers, kind, body).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
