@@ -42,6 +42,10 @@ test-ray: prerequisites ## run the tests on a real Ray cluster, on one Python; n
 compat: prerequisites ## run CPython's own tests of concurrent.futures, locks and queues on manyhands; ARGS="FutureTests"
 	@scripts/compat $(ARGS)
 
+.PHONY: fuzz
+fuzz: prerequisites ## look for bytes that the queue's formats cannot bear, for a minute each; ARGS="600" for ten
+	@scripts/fuzz $(ARGS)
+
 .PHONY: lint
 lint: prerequisites ## check formats, lints, types, stubs, layers and licences
 	@scripts/lint
@@ -77,6 +81,6 @@ docs: build ## write the reference and the chart, then run every example of the 
 
 .PHONY: clean
 clean: ## remove everything that was built, environments included
-	@rm -rf target build demo-output .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf target fuzz/target fuzz/Cargo.lock build demo-output .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find python tests scripts bench examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@find python -name '*.so' -delete
