@@ -1,6 +1,7 @@
 """Applications and tasks: names, calls, what is refused, and what a call becomes."""
 
 import asyncio
+import inspect
 import logging
 import os
 import pickle
@@ -11,6 +12,8 @@ import uuid
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import manyhands as mh
 from manyhands import _core
@@ -137,6 +140,31 @@ def test_a_call_with_options_that_make_no_sense_is_not_sent(queue, options):
     with pytest.raises(TypeError):
         here(queue).apply_async((1,), **options)
     assert queue.depth() == 0
+
+
+def plain(a, b=1): ...
+def named(a, *, b, c=2): ...
+def loose(a, *rest, **others): ...
+def at_the_front(a, b, /, c=3): ...
+def nothing(): ...
+
+
+CALLS = st.tuples(st.integers(0, 4), st.sets(st.sampled_from("abcd")))
+
+
+@pytest.mark.parametrize("function", [plain, named, loose, at_the_front, nothing])
+@given(call=CALLS)
+def test_a_call_is_refused_exactly_where_the_function_would_not_take_it(function, call):
+    queue = mh.Queue("shop", broker="memory://refusals")
+    task = queue.task(function)
+    args, kwargs = tuple(range(call[0])), dict.fromkeys(call[1], 0)
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        with pytest.raises(TypeError, match="could not send"):
+            task._check(args, kwargs)
+    else:
+        task._check(args, kwargs)
 
 
 @pytest.mark.parametrize(
