@@ -29,7 +29,7 @@ def facts() -> dict[str, str]:
 def _peers() -> dict[str, str]:
     """The libraries beside the standard library that we are compared with, as far as they are installed."""
     found = {}
-    for name in ("loky", "mpire", "pebble", "ray", "numpy"):
+    for name in ("loky", "mpire", "pebble", "ray", "numpy", "celery", "kombu", "huey"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

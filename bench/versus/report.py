@@ -135,6 +135,12 @@ Against the standard library of the same Python, unless another peer is named be
 
 {shared}
 
+## Task queue
+
+Against Celery and huey, over the same server on the same machine.
+
+{queue}
+
 ## Conditions
 
 {facts}
@@ -173,6 +179,7 @@ def page(rows: Sequence[Row], facts: dict[str, str], subjects: Sequence[Subject]
         processes=_many_peers([row for row in rows if row.section == "processes"]),
         sync=_one_peer([row for row in rows if row.section == "sync"]),
         shared=_one_peer([row for row in rows if row.section == "shared"]),
+        queue=_many_peers([row for row in rows if row.section == "queue"]),
         facts="\n".join(f"- {fact}: {value}" for fact, value in facts.items()),
         method="\n".join(method),
     )

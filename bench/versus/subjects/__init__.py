@@ -12,6 +12,7 @@ from . import (
     process_data,
     process_work,
     processes,
+    queues,
     shared,
     sleepers,
     submit,
@@ -36,4 +37,5 @@ SUBJECTS = (
     *endless.SUBJECTS,
     *limits.SUBJECTS,
     *importing.SUBJECTS,
+    *queues.SUBJECTS,
 )
