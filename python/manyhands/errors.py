@@ -364,8 +364,7 @@ class Retry(ManyhandsError):
         exc: Why; None if nothing was raised.
         countdown: After how many seconds; None where `eta` says when.
         eta: When; None where `countdown` says it.
-        changes: What is to be otherwise in the next attempt: "args", "kwargs", "queue", "priority" and other
-            options of `apply_async`.
+        changes: What is to be otherwise in the next attempt: "args" and "kwargs".
     """
 
     exc: BaseException | None

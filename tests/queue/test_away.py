@@ -101,6 +101,7 @@ def test_what_is_lost_at_exit_is_said_aloud():
     assert "hunter2" not in run.stderr
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_a_child_does_not_send_what_its_parent_keeps(server):
     server.kill()
     queue = mh.Queue("shop", broker=server.url, when_unreachable="buffer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ __all__ = ["Task"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_log = logging.getLogger("manyhands.queue")
 _CONTROL = (Retry, Reject, Ignore)
 
 
@@ -238,7 +240,8 @@ class Task(Generic[P, R]):
             eta: When.
             countdown: After how many seconds; by default what `backoff` and `retry_delay` say.
             max_retries: How often in all, if not what `retries` says.
-            **options: What else is to be otherwise, as for `apply_async`.
+            **options: Left out, with a warning in the log: the next attempt goes where this one came from, with
+                its priority, expiry, time limits and headers.
 
         Raises:
             Retry: To be left alone.
@@ -254,7 +257,9 @@ class Task(Generic[P, R]):
             )
         if countdown is None and eta is None:
             countdown = self.pause(request.retries)
-        changes = dict(options)
+        if options:
+            _log.warning("could not retry `%s` as told: left out %s", self.name, ", ".join(sorted(options)))
+        changes: dict[str, Any] = {}
         if args is not None:
             changes["args"] = tuple(args)
         if kwargs is not None:
