@@ -78,6 +78,20 @@ def test_what_does_not_come_too_late_is_run(way):
     assert way.get("about", expires=3600)["expires"] is not None
 
 
+@pytest.mark.parametrize("by", ["theirs", "ours"])
+def test_a_task_that_was_revoked_is_not_run(way, by, tmp_path):
+    if (way.system.broker, way.worker, by) == ("redis", "ours", "theirs"):
+        pytest.skip("Celery's broadcasts are not heard on Redis: revoke by our own names there")
+    assert way.get("add", 1, 1) == 2  # a worker hears of revocations from its first task on
+    result = way.send("nap", str(tmp_path / "ran"), countdown=3)
+    app = way.system.apps[by]
+    app.revoke(result.id) if by == "ours" else app.control.revoke(result.id)
+    with pytest.raises(Exception, match="revoked"):
+        result.get(timeout=40)
+    assert result.state == "REVOKED"
+    assert not (tmp_path / "ran").exists()
+
+
 def test_retries_are_counted(way):
     assert way.get("retry", 3) == 3
 
