@@ -1,6 +1,7 @@
 //! A message in Redis: the JSON object that kombu pushes onto a list, the body in base64 within it.
 
 use std::borrow::Cow;
+use std::mem::take;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_PAD_INDIFFERENT};
@@ -98,9 +99,9 @@ pub fn decode(envelope: &[u8], limits: &Limits) -> Result<Envelope, Unreadable> 
         routing_key: String::new(),
     };
     if let Value::Object(mut info) = delivery_info {
-        let mut take = |name| info.get_mut(name).map(Value::take).and_then(text);
-        found.exchange = take("exchange").unwrap_or_default();
-        found.routing_key = take("routing_key").unwrap_or_default();
+        let mut named = |name| info.get_mut(name).map(Value::take).and_then(text);
+        found.exchange = named("exchange").unwrap_or_default();
+        found.routing_key = named("routing_key").unwrap_or_default();
         found.is_redelivered |= info.get("redelivered") == Some(&Value::Bool(true));
     }
     Ok(found)
@@ -269,6 +270,24 @@ struct Parts<'de> {
     body_encoding: Option<String>,
 }
 
+impl Parts<'_> {
+    /// Of two members of one name the last one counts, so nothing of the first may be left.
+    fn forget_properties(&mut self) {
+        let Properties { content_type, content_encoding, .. } = take(&mut self.properties);
+        self.properties = Properties { content_type, content_encoding, ..Properties::default() };
+        (self.delivery_info, self.delivery_tag, self.body_encoding) = (Value::Null, None, None);
+    }
+
+    fn take_property(&mut self, name: &str, value: Value) {
+        match name {
+            "delivery_info" => self.delivery_info = value,
+            "delivery_tag" => self.delivery_tag = text(value),
+            "body_encoding" => self.body_encoding = text(value),
+            other => take_property(&mut self.properties, other, value),
+        }
+    }
+}
+
 impl<'de> Visitor<'de> for Parts<'de> {
     type Value = Self;
 
@@ -283,14 +302,13 @@ impl<'de> Visitor<'de> for Parts<'de> {
                 "content-type" => replace(&mut self.properties.content_type, members.next_value()?),
                 "content-encoding" => replace(&mut self.properties.content_encoding, members.next_value()?),
                 "headers" => {
+                    self.headers = Reading::default();
                     members.next_value_seed(Each(|name: &str, value| self.headers.take(name, value)))?;
                 }
-                "properties" => members.next_value_seed(Each(|name: &str, value| match name {
-                    "delivery_info" => self.delivery_info = value,
-                    "delivery_tag" => self.delivery_tag = text(value),
-                    "body_encoding" => self.body_encoding = text(value),
-                    other => take_property(&mut self.properties, other, value),
-                }))?,
+                "properties" => {
+                    self.forget_properties();
+                    members.next_value_seed(Each(|name: &str, value| self.take_property(name, value)))?;
+                }
                 _ => drop(members.next_value::<IgnoredAny>()?),
             }
         }

@@ -41,7 +41,7 @@ impl Reading {
             "stamped_headers" => headers.stamped_headers = names(value),
             "stamps" => headers.stamps = map(value),
             "compression" => headers.compression = text(value),
-            "redelivered" if value.is_boolean() => self.is_redelivered |= value == Value::Bool(true),
+            "redelivered" => self.is_redelivered = value == Value::Bool(true),
             other => {
                 headers.other.insert(other.into(), value);
             }

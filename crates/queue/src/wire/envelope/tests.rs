@@ -125,3 +125,20 @@ fn the_tag_is_found_in_what_is_no_task_message() {
     assert_eq!(delivery_tag(b"{}"), None);
     assert_eq!(delivery_tag(b"garbage"), None);
 }
+
+#[test]
+fn of_two_members_of_one_name_the_last_one_counts() {
+    let envelope = r#"{
+        "body": "one", "headers": {"task": "one", "id": "1", "x": 1, "redelivered": "odd"},
+        "properties": {"delivery_tag": "one", "priority": 1, "delivery_info": {"exchange": "one"}},
+        "headers": {"task": "t", "task": "two", "id": "2"}, "body": "two", "properties": {"reply_to": "two"}
+    }"#;
+    let read = decode(envelope.as_bytes(), &Limits::default()).unwrap();
+    let headers = Headers { task: "two".into(), id: "2".into(), ..Headers::default() };
+    let properties = Properties { reply_to: Some("two".into()), ..Properties::default() };
+    assert_eq!(read.message, Message { headers, properties, body: Bytes::from_static(b"two") });
+    assert_eq!((read.delivery_tag, &*read.exchange, read.is_redelivered), (None, "", false));
+    let marked = decode(&mark_redelivered(envelope.as_bytes()).unwrap(), &Limits::default()).unwrap();
+    assert!(marked.is_redelivered);
+    assert_eq!(marked.message, read.message);
+}
