@@ -240,8 +240,8 @@ class Task(Generic[P, R]):
             eta: When.
             countdown: After how many seconds; by default what `backoff` and `retry_delay` say.
             max_retries: How often in all, if not what `retries` says.
-            **options: Left out, with a warning in the log: the next attempt goes where this one came from, with
-                its priority, expiry, time limits and headers.
+            **options: Left out, with a warning in the log: the next attempt goes where this one came from,
+                with its priority, expiry, time limits and headers.
 
         Raises:
             Retry: To be left alone.
