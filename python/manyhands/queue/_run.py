@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import ContentRefused, Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -21,8 +20,6 @@ from manyhands.queue._outcomes import document, error_record
 from manyhands.queue.request import Request, _running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from manyhands.queue.app import Queue
     from manyhands.queue.task import Task
 
@@ -102,7 +99,7 @@ class Runner:
         except ContentRefused as error:
             return _head("UNREADABLE", summary=str(error))
         try:
-            with _soft_limit(told.get("soft")):
+            with _SoftLimit(told.get("soft")):
                 value = task.run_request(request, args, kwargs)
             return self._returned(request, value, is_wanted)
         except (Exception, SystemExit) as error:
@@ -237,23 +234,25 @@ def _traceback(error: BaseException) -> str:
 _OWN = __file__.rpartition("/")[0] + "/"
 
 
-@contextmanager
-def _soft_limit(seconds: float | None) -> Iterator[None]:
-    """Raise `SoftTimeLimitExceeded` after so long, where a signal can: in a process's main thread."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _SoftLimit:
+    """Raises `SoftTimeLimitExceeded` after so long, where a signal can: in a process's main thread."""
 
-    def over(*_: object) -> None:
-        raise SoftTimeLimitExceeded(f"the task has run for its soft limit of {seconds:g} s")
+    def __init__(self, seconds: float | None) -> None:
+        here = seconds is not None and threading.current_thread() is threading.main_thread()
+        self._seconds = seconds if here else None
 
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    def _over(self, *_: object) -> None:
+        raise SoftTimeLimitExceeded(f"the task has run for its soft limit of {self._seconds:g} s")
+
+    def __enter__(self) -> None:
+        if self._seconds is not None:
+            self._before = signal.signal(signal.SIGALRM, self._over)
+            signal.setitimer(signal.ITIMER_REAL, max(self._seconds, 1e-6))
+
+    def __exit__(self, *_: object) -> None:
+        if self._seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._before)
 
 
 async def _within(coroutine: Any, seconds: float | None) -> Any:
@@ -297,6 +296,10 @@ def prepare(application: str, names: Sequence[str], hostname: str) -> None:
     queue = Queue.load(application)
     _import_all(queue)
     _runner = Runner(queue, names, hostname)
+
+
+def ready() -> None:
+    """Nothing: that a process has been asked for it is enough for it to be there when a task comes."""
 
 
 def _import_all(queue: Queue) -> None:

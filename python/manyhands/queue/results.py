@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ from manyhands.queue._outcomes import READY, error_of
 from manyhands.queue.request import _running
 
 if TYPE_CHECKING:
+    import asyncio
+
     from manyhands import _core
     from manyhands.queue.app import Queue
 
@@ -232,6 +233,8 @@ class _EagerResult(AsyncResult):
 
 async def _brought(errand: _core.Errand) -> Any:
     """What an errand brings; given up, the errand is, too."""
+    import asyncio  # whoever waits here has it already
+
     loop = asyncio.get_running_loop()
     over = loop.create_future()
 

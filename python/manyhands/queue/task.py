@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import inspect
 import logging
 import random
 import threading
@@ -355,6 +353,8 @@ class _Arity:
     """
 
     def __init__(self, function: Callable[..., Any], is_bound: bool) -> None:
+        import inspect  # a large module, which workers do not need
+
         signature = inspect.signature(function)
         if is_bound:
             signature = signature.replace(parameters=list(signature.parameters.values())[1:])
@@ -386,6 +386,8 @@ class _Arity:
 
 def _completed(coroutine: Any) -> Any:
     """The result of a coroutine: in this thread, or in another if an event loop runs in this one."""
+    import asyncio  # a large module, which plain functions do not need
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:

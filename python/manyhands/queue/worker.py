@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from manyhands import _core
-from manyhands.queue._run import Runner, _import_all, prepare, run, run_coroutine
+from manyhands.queue._run import Runner, _import_all, prepare, ready, run, run_coroutine
 from manyhands.queue._serial import accepted, find
 
 if TYPE_CHECKING:
@@ -196,13 +196,18 @@ class Worker:
             coroutines = max(1, (count or workers * _COROUTINES) // workers)
         elif count is not None:
             workers = count
-        return executors.ProcessExecutor(
+        executor = executors.ProcessExecutor(
             workers,
             concurrency=coroutines,
             initializer=prepare,
             initargs=(self._application, self._names, self.name),
             **self._per_process,  # type: ignore[arg-type]
         )
+        if coroutines is None:
+            # While this process connects, those import the application.
+            for _ in range(workers):
+                executor.submit(ready)
+        return executor
 
     def _serve(self, core: _core.QueueWorker, number: int, function: Any) -> None:
         try:
