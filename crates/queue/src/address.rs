@@ -79,7 +79,14 @@ impl Address {
     #[must_use]
     pub fn file(&self) -> &str {
         let rest = self.whole.split_once("://").map_or("", |(_, rest)| rest);
-        rest.strip_prefix('/').unwrap_or(rest)
+        let file = rest.split_once('?').map_or(rest, |(file, _)| file);
+        file.strip_prefix('/').unwrap_or(file)
+    }
+
+    /// What stands behind the question mark of an address.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.whole.split_once('?').map(|(_, query)| query)
     }
 
     /// The address without its password.
@@ -143,5 +150,7 @@ mod tests {
     fn the_file_of_an_address() {
         assert_eq!(Address::parse("sqlite:///jobs.db").unwrap().file(), "jobs.db");
         assert_eq!(Address::parse("sqlite:////var/jobs.db").unwrap().file(), "/var/jobs.db");
+        let address = Address::parse("sqlite:///jobs.db?synchronous=normal").unwrap();
+        assert_eq!((address.file(), address.query()), ("jobs.db", Some("synchronous=normal")));
     }
 }

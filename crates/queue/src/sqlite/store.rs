@@ -142,9 +142,9 @@ pub(crate) struct Store {
     process: u32,
 }
 
-type Stores = HashMap<(u32, PathBuf), Weak<Store>>;
+type Stores = HashMap<(u32, PathBuf, bool), Weak<Store>>;
 
-/// One for each file, of a process: a fork begins anew.
+/// One for each file, of a process: a fork begins anew. One that waits for the disk, and one that does not.
 static STORES: LazyLock<Mutex<Stores>> = LazyLock::new(Mutex::default);
 
 impl Store {
@@ -155,17 +155,27 @@ impl Store {
         if file.is_empty() {
             return Err(refuse("found no file, expected sqlite:///file or sqlite:////folder/file".into()));
         }
+        let is_synced = match address.query() {
+            None | Some("synchronous=full") => true,
+            Some("synchronous=normal") => false,
+            Some(other) => {
+                let expected = "expected synchronous=full or synchronous=normal";
+                return Err(refuse(format!("found {other:?} behind the file, {expected}")));
+            }
+        };
         let path = resolved(Path::new(file)).map_err(|error| refuse(error.to_string()))?;
         let process = std::process::id();
+        let key = (process, path.clone(), is_synced);
         let mut stores = locked(&STORES);
         stores.retain(|_, store| store.strong_count() > 0);
-        if let Some(store) = stores.get(&(process, path.clone())).and_then(Weak::upgrade) {
+        if let Some(store) = stores.get(&key).and_then(Weak::upgrade) {
             return Ok(store);
         }
         let (sender, receiver) = mpsc::channel();
         let bells = Arc::new(Bells::default());
         let keeper = Keeper {
-            path: path.clone(),
+            path,
+            is_synced,
             patience,
             session: None,
             generation: 0,
@@ -176,7 +186,7 @@ impl Store {
         let store = Arc::new(Self { shown: address.shown().into(), sender, bells, process });
         let thread = thread::Builder::new().name("mh-queue-file".into());
         thread.spawn(move || keeper.work(&receiver)).map_err(|error| refuse(error.to_string()))?;
-        stores.insert((process, path), Arc::downgrade(&store));
+        stores.insert(key, Arc::downgrade(&store));
         Ok(store)
     }
 
@@ -275,6 +285,8 @@ where
 /// The thread's side.
 struct Keeper {
     path: PathBuf,
+    /// Whether what is durable waits for the disk.
+    is_synced: bool,
     patience: Duration,
     session: Option<Session>,
     generation: u64,
@@ -362,6 +374,7 @@ impl Keeper {
     }
 
     fn attempt(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<News, Trouble> {
+        let is_synced = self.is_synced;
         let session = self.session()?;
         let mut needed = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -369,7 +382,10 @@ impl Keeper {
                 needed.push(job);
             }
         }
-        let Some(kind) = needed.iter().map(|job| job.kind()).max() else { return Ok(News::default()) };
+        let Some(mut kind) = needed.iter().map(|job| job.kind()).max() else { return Ok(News::default()) };
+        if !is_synced {
+            kind = kind.min(Kind::Write);
+        }
         let done = begin(session, kind).and_then(|()| {
             needed.into_iter().try_for_each(|job| job.run(session))?;
             session.command("COMMIT")?;
