@@ -82,13 +82,18 @@ class Scene:
                 pytest.fail(f"lost {len(missing)} of {len(self.owed)}: {missing[:20]}; worker:\n{log}")
             time.sleep(0.02)
 
-    def account(self, capsys):
-        """Wait for all that is owed; say what was run more than once, and return how many those were."""
+    def back_at_work(self):
+        """After how many seconds from now on tasks are run again."""
+        began, seen = time.monotonic(), len(self.owed & self.run().keys())
+        self.until_run(min(seen + 20, TASKS))
+        return time.monotonic() - began
+
+    def account(self, capsys, more=""):
+        """Wait for all that is owed; say how many were run more than once."""
         self.until_run(len(self.owed))
         doubled = sum(1 for times in self.run().values() if times > 1)
         with capsys.disabled():
-            print(f" [{len(self.owed)} tasks, 0 lost, {doubled} run again]", end="")
-        return doubled
+            print(f" [{len(self.owed)} tasks, 0 lost, {doubled} run again{more}]", end="")
 
 
 @contextmanager

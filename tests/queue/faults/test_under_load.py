@@ -47,11 +47,13 @@ def test_the_broker_is_killed_and_comes_back(scene, capsys):
     scene.start_worker()
     sending = threading.Thread(target=scene.send, args=(TASKS,))
     sending.start()
+    pauses = []
     for part in range(1, RESTARTS + 1):
-        scene.until_run(TASKS * part // 4)
+        scene.until_run(TASKS * part // 5)
         scene.server.restart()
+        pauses.append(scene.back_at_work())
     sending.join()
-    scene.account(capsys)
+    scene.account(capsys, f", back at work after {' '.join(f'{pause:.1f} s' for pause in pauses)}")
     assert len(scene.owed) == TASKS
 
 
@@ -76,8 +78,9 @@ def silence(server, folder, capsys):
             scene.until_run(TASKS // 4)
             with proxy.cut():
                 time.sleep(SILENCE)  # that is the fault
+            pause = scene.back_at_work()
             sending.join()
-            scene.account(capsys)
+            scene.account(capsys, f", back at work after {pause:.1f} s")
             assert len(scene.owed) == TASKS
     finally:
         proxy.close()
