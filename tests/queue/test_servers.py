@@ -58,6 +58,7 @@ def was_closed(connection):
     sys.version_info[:2] > (3, 10),
     reason="no part of the package: what holds on the oldest Python holds on all",
 )
+@pytest.mark.timeout(180)  # of a RabbitMQ that starts beside much else
 @pytest.mark.parametrize("kind", [Redis, Rabbit])
 def test_a_server_dies_with_whoever_started_it(kind, tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), kind.__name__, str(tmp_path)]
