@@ -227,6 +227,16 @@ pub trait Settle: Send + Sync {
     /// If the server must be told and cannot be.
     async fn hold(&self, tags: &[Tag]) -> Result<(), Error>;
 
+    /// From now on the consumer may have so many messages that are neither settled nor held. One that fetches only what
+    /// `next` asks for need not be told.
+    ///
+    /// # Errors
+    /// If the server must be told and cannot be.
+    async fn prefetch(&self, most: u32) -> Result<(), Error> {
+        let _ = most;
+        Ok(())
+    }
+
     /// Stops deliveries: `next` hands out what has already come, and then ends.
     async fn stop(&self);
 }

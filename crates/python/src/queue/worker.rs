@@ -143,9 +143,12 @@ impl QueueWorker {
         let (sender, effects) = unbounded_channel();
         let room = Arc::new(Room::new(inbox, models, pace, sender));
         let queues: Vec<String> = option(options, "queues")?;
+        // A broker that delivers by itself is told more when there is need.
+        let most = if shown.starts_with("amqp") { least } else { room::MOST_AHEAD };
+        let prefetch = prefetch.unwrap_or(most);
         let subscription = Subscription {
             queues: queues.into_iter().map(|name| Declaration { name, ..Declaration::default() }).collect(),
-            prefetch: u32::try_from(prefetch.unwrap_or(room::MOST_AHEAD)).unwrap_or(u32::MAX),
+            prefetch: u32::try_from(prefetch).unwrap_or(u32::MAX),
             max_body: option(options, "max_size")?,
             visibility: enter::seconds("visibility", option(options, "visibility")?)?,
             name: name.clone(),

@@ -85,8 +85,16 @@ async fn receive(
     since: &mut u64,
 ) -> Result<(), Error> {
     let mut asked = tokio::time::Instant::now();
+    let settler = consumer.settler();
+    let mut told = room.hall().prefetch();
+    settler.prefetch(told).await?;
     loop {
         let (wanted, due) = look(room);
+        let prefetch = room.hall().prefetch();
+        if prefetch > told || prefetch <= told / 8 {
+            settler.prefetch(prefetch).await?;
+            told = prefetch;
+        }
         if room.is_closing() {
             return Ok(());
         }
@@ -98,7 +106,7 @@ async fn receive(
         if wanted == 0 {
             room.is_full();
             // What was finished before that was said may have made room.
-            if room.hall().wanted() == 0 {
+            if room.hall().wanted(now().steady) == 0 {
                 let _ = timeout(rest, room.nudge.notified()).await;
             }
             continue;
@@ -132,7 +140,7 @@ fn look(room: &Room) -> (usize, Duration) {
     hall.inbox.advance(now, &mut effects);
     let has_more = hall.inbox.load().ready > before;
     let due = hall.inbox.next().map_or(LONGEST_SLEEP, |next| next - now.wall);
-    let wanted = hall.wanted();
+    let wanted = hall.wanted(now.steady);
     drop(hall);
     room.carry_out(effects);
     if has_more {

@@ -20,6 +20,8 @@ pub(super) const RING: u64 = u64::MAX;
 const AHEAD: Duration = Duration::from_millis(100);
 /// How often that is measured.
 const MEASURE: Duration = Duration::from_millis(10);
+/// After how long without a task that ended it means nothing any more.
+const FORGET: Duration = Duration::from_secs(1);
 /// The most that is fetched ahead.
 pub(super) const MOST_AHEAD: usize = 8192;
 /// Doors to so many lines are kept: to the last ones.
@@ -65,6 +67,16 @@ impl Pace {
         }
         (self.since, self.ended) = (now, 0);
     }
+
+    /// Nothing has ended for long: what comes next may be quite different from what was.
+    fn forget(&mut self, now: Tick) {
+        if now - self.since >= FORGET && self.quick > 0 {
+            (self.quick, self.ended, self.since) = (0, 0, now);
+            if !self.is_fixed {
+                self.window = self.least;
+            }
+        }
+    }
 }
 
 /// What the room's lock guards.
@@ -80,12 +92,23 @@ impl Hall {
     }
 
     /// How many messages are wanted now.
-    pub(super) fn wanted(&self) -> usize {
+    pub(super) fn wanted(&mut self, now: Tick) -> usize {
+        self.pace.forget(now);
         let load = self.inbox.load();
         let have = (load.ready + load.running).saturating_sub(load.behind_rates);
         let wanted = self.pace.window.saturating_sub(have);
         // To fetch a few at a time costs more than they are worth.
         if wanted < (self.pace.window / 4).max(1) { 0 } else { wanted }
+    }
+
+    /// How many messages the broker may deliver that are not settled: as many again are on their way back.
+    pub(super) fn prefetch(&self) -> u32 {
+        if self.pace.is_fixed {
+            return u32::try_from(self.pace.window).unwrap_or(u32::MAX);
+        }
+        u32::try_from(if self.pace.window > self.pace.least { 4 * self.pace.window } else { self.pace.least })
+            .unwrap_or(u32::MAX)
+            .next_power_of_two()
     }
 
     /// How many tasks a model that can do `capacity` at once is given ahead.

@@ -93,7 +93,7 @@ fn consumer(
     is_common: bool,
 ) -> AmqpConsumer {
     let told = tokio::sync::Mutex::new(limit(subscription.prefetch));
-    let prefetch = Prefetch { wanted: subscription.prefetch, is_common, told };
+    let prefetch = Prefetch { wanted: subscription.prefetch.into(), is_common, told };
     let queues = subscription.queues.iter().map(|queue| queue.name.clone()).collect();
     let tags = streams.iter().map(lapin::Consumer::tag).collect();
     AmqpConsumer {

@@ -1,7 +1,7 @@
 //! Where the deliveries of a consumer are settled.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -30,7 +30,7 @@ pub(super) struct Desk {
 
 /// How many messages may be here unsettled, and whether that counts for all queues together.
 pub(super) struct Prefetch {
-    pub(super) wanted: u32,
+    pub(super) wanted: AtomicU32,
     pub(super) is_common: bool,
     pub(super) told: tokio::sync::Mutex<u16>,
 }
@@ -165,11 +165,12 @@ impl Desk {
 
     /// Tells the server how many messages may be here now.
     async fn adjust(&self) -> Result<(), Error> {
-        if !self.prefetch.is_common || self.prefetch.wanted == 0 || self.is_stopped() {
+        let wanted = self.prefetch.wanted.load(Ordering::Relaxed);
+        if !self.prefetch.is_common || wanted == 0 || self.is_stopped() {
             return Ok(());
         }
         let mut told = self.prefetch.told.lock().await;
-        let limit = limit(self.prefetch.wanted.saturating_add(locked(&self.book).held));
+        let limit = limit(wanted.saturating_add(locked(&self.book).held));
         if *told != limit {
             let question = self.channel.basic_qos(limit, BasicQosOptions { global: true });
             self.post.server.answer("set the prefetch", question).await?;
@@ -241,6 +242,14 @@ impl Settle for Desk {
                 book.held += u32::from(is_new);
             }
         }
+        self.adjust().await
+    }
+
+    async fn prefetch(&self, most: u32) -> Result<(), Error> {
+        if self.is_lost() {
+            return Err(self.taken_back());
+        }
+        self.prefetch.wanted.store(most, Ordering::Relaxed);
         self.adjust().await
     }
 
