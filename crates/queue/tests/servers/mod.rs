@@ -4,4 +4,5 @@
 #![allow(dead_code)]
 
 pub(crate) mod rabbitmq;
+pub(crate) mod recorder;
 pub(crate) mod redis;
