@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::error::Error;
 
 pub mod memory;
+pub mod postgres;
 pub mod redis;
 pub mod rpc;
 pub mod sqlite;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::address::{Address, Kind};
 use crate::backend::Backend;
 use crate::backend::memory::MemoryBackend;
+use crate::backend::postgres::PostgresBackend;
 use crate::backend::redis::RedisBackend;
 use crate::backend::rpc::RpcBackend;
 use crate::backend::sqlite::SqliteBackend;
@@ -70,6 +71,7 @@ pub fn open_backend(
     match address.kind() {
         Kind::Memory => Ok(Arc::new(MemoryBackend::open(address, options))),
         Kind::Redis => Ok(Arc::new(RedisBackend::open(address, options)?)),
+        Kind::Postgres => Ok(Arc::new(PostgresBackend::open(address, options)?)),
         Kind::Rpc => match broker.filter(|broker| broker.kind() == Kind::Amqp) {
             Some(broker) => Ok(Arc::new(RpcBackend::open(address, broker, options)?)),
             None => Err(Error::Address {
@@ -78,9 +80,9 @@ pub fn open_backend(
             }),
         },
         Kind::Sqlite => Ok(Arc::new(SqliteBackend::open(address, options)?)),
-        kind => Err(Error::Address {
+        Kind::Amqp => Err(Error::Address {
             address: address.shown().into(),
-            reason: format!("{kind:?} keeps no results"),
+            reason: "it keeps no results, but brings them as messages: expected rpc://".into(),
         }),
     }
 }

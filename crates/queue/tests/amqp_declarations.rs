@@ -124,9 +124,9 @@ async fn a_worker_asks_for_as_much_as_celery_does() {
     let name = unique("worker");
     let broker = open_broker(&address, &Options::default()).unwrap();
     let _consumer = broker.consume(subscription(&[&name], 4)).await.unwrap();
-    let recorded = recorded("worker_startup");
-    assert_eq!(declared(&recorder), declarations(&recorded, "celery", &name));
-    let qos = recorded.iter().find(|method| method["method"] == "Basic.Qos").unwrap();
+    let celerys = recorded("worker_startup");
+    assert_eq!(declared(&recorder), declarations(&celerys, "celery", &name));
+    let qos = celerys.iter().find(|method| method["method"] == "Basic.Qos").unwrap();
     let limit = qos["prefetch_count"].as_u64().unwrap().try_into().unwrap();
     let global = qos["global_qos"].as_bool().unwrap();
     let expected = AMQPClass::Basic(basic::AMQPMethod::Qos(basic::Qos { prefetch_count: limit, global }));
@@ -139,9 +139,8 @@ async fn the_queue_of_results_is_declared_as_celery_declares_it() {
     let rpc = Address::parse("rpc://").unwrap();
     let backend = open_backend(&rpc, Some(&address), &Options::default()).unwrap();
     backend.prepare().await.unwrap();
-    let recorded = recorded("rpc_results");
-    let celerys =
-        recorded.iter().find(|method| method["method"] == "Queue.Declare").unwrap()["queue"].clone();
-    let expected = declarations(&recorded, celerys.as_str().unwrap(), backend.reply_to().unwrap());
+    let celerys = recorded("rpc_results");
+    let name = celerys.iter().find(|method| method["method"] == "Queue.Declare").unwrap()["queue"].clone();
+    let expected = declarations(&celerys, name.as_str().unwrap(), backend.reply_to().unwrap());
     assert_eq!(declared(&recorder), expected[..1]);
 }

@@ -36,6 +36,11 @@ impl Waiters {
         locked(&self.rows).of_task.contains_key(id)
     }
 
+    /// The tasks that somebody waits for.
+    pub(super) fn ids(&self) -> Vec<String> {
+        locked(&self.rows).of_task.keys().map(|id| String::from(&**id)).collect()
+    }
+
     /// Whether nobody waits for anything.
     pub(super) fn is_empty(&self) -> bool {
         locked(&self.rows).of_task.is_empty()

@@ -4,21 +4,18 @@
 //! names; a test that kills a server starts one for itself.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{env, fs, mem, process, thread};
 
+use super::{PATIENCE, apart, free_port, guard, join};
+
 /// Not the one in the PATH, which changes the user and the folder.
 const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
-
-/// How long a loaded machine may take to start one.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running or stopped server with its data.
 pub(crate) struct RabbitMq {
@@ -41,7 +38,14 @@ impl RabbitMq {
     /// The address of the server that all tests of this run share.
     pub(crate) fn shared() -> &'static str {
         static SHARED: OnceLock<String> = OnceLock::new();
-        SHARED.get_or_init(|| join(&env::temp_dir().join(format!("manyhands-rabbitmq-run-{}", run().0))))
+        SHARED.get_or_init(|| {
+            join("rabbitmq", |folder, owner| {
+                let server = Self::start_in(folder.into(), owner);
+                let url = server.url();
+                mem::forget(server);
+                url
+            })
+        })
     }
 
     /// A server for one test, with nothing in it.
@@ -86,7 +90,7 @@ impl RabbitMq {
             .stderr(output)
             .spawn()
             .expect("could not start rabbitmq-server: is it installed (scripts/servers)?");
-        let guard = guard(&self.folder, self.owner, [server.id(), mapper.id()]);
+        let guard = guard(&self.folder, self.owner, &[server.id(), mapper.id()]);
         self.running = Some(Running { server, mapper, guard });
         self.wait_until_it_answers();
     }
@@ -163,55 +167,4 @@ fn answers(port: u16) -> bool {
         Ok(first[0])
     };
     greet().is_ok_and(|first| first == 1)
-}
-
-/// Who runs the tests, as a name and as a process that is there as long as they are: each test may be a process of its own.
-fn run() -> (String, u32) {
-    match env::var("NEXTEST_RUN_ID") {
-        Ok(run) => (run, unix::process::parent_id()),
-        Err(_) => (process::id().to_string(), process::id()),
-    }
-}
-
-/// The address of the server in a folder, which the first who comes starts.
-fn join(folder: &Path) -> String {
-    let ready = folder.join("ready");
-    if fs::create_dir(folder).is_ok() {
-        let server = RabbitMq::start_in(folder.into(), run().1);
-        fs::write(folder.join("url"), server.url()).unwrap();
-        fs::rename(folder.join("url"), &ready).unwrap();
-        // It outlives this process, if the run does.
-        mem::forget(server);
-    }
-    let start = Instant::now();
-    loop {
-        if let Ok(url) = fs::read_to_string(&ready) {
-            return url;
-        }
-        assert!(
-            start.elapsed() < PATIENCE,
-            "whoever was to start rabbitmq-server in {} has not",
-            folder.display()
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A shell that kills these processes as soon as their owner is gone, however it went.
-fn guard(folder: &Path, owner: u32, processes: [u32; 2]) -> Child {
-    let script = r#"while kill -0 "$OWNER"; do sleep 0.2; done; kill -9 "$@"; rm -rf "$FOLDER""#;
-    apart(Command::new("sh").args(["-c", script, "guard"]).args(processes.map(|process| process.to_string())))
-        .env("OWNER", owner.to_string())
-        .env("FOLDER", folder)
-        .spawn()
-        .unwrap()
-}
-
-/// A command that has nothing of ours: neither our streams nor our signals.
-fn apart(command: &mut Command) -> &mut Command {
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
