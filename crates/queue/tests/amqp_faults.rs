@@ -23,7 +23,7 @@ use self::contract::{PATIENCE, consume, done, number, numbered, outgoing, receiv
 use self::servers::rabbitmq::RabbitMq;
 
 fn options() -> Options {
-    Options { timeout: Duration::from_secs(5), ..Options::default() }
+    Options { timeout: Duration::from_secs(20), ..Options::default() }
 }
 
 fn open(url: &str) -> Arc<dyn Broker> {
@@ -127,7 +127,7 @@ async fn what_was_confirmed_outlives_a_killed_server() {
 
 /// With the same server, since each takes seconds to start.
 async fn a_server_without_memory_says_that_it_is_full(server: &RabbitMq) {
-    let hurried = Options { timeout: Duration::from_millis(500), ..Options::default() };
+    let hurried = Options { timeout: Duration::from_secs(2), ..Options::default() };
     let broker = open_broker(&Address::parse(&server.url()).unwrap(), &hurried).unwrap();
     let queue = unique("alarm");
     broker.publish(&numbered(&queue, 0..3)).await.unwrap();

@@ -271,8 +271,8 @@ impl Backend for RpcBackend {
     async fn get(&self, id: &str) -> Result<Option<Found>, Error> {
         self.server.check()?;
         let found = self.inbox.get(id);
-        if found.as_ref().is_some_and(|found| found.state.is_ready()) {
-            return Ok(found);
+        if found.as_ref().is_some_and(|found| found.state == State::Success) {
+            return Ok(found); // which is final
         }
         self.catch_up().await?;
         Ok(self.inbox.get(id))
@@ -306,7 +306,7 @@ impl Backend for RpcBackend {
     }
 
     async fn forget(&self, id: &str) -> Result<(), Error> {
-        self.server.check()?;
+        self.catch_up().await?; // what is still on its way is forgotten, too
         locked(&self.inbox.results).forget(id);
         Ok(())
     }

@@ -82,11 +82,16 @@ impl Live {
         let deadline = Instant::now() + self.server.timeout();
         while self.is_blocked() {
             if Instant::now() >= deadline {
-                return Err(self.server.full("an alarm of its memory or disk keeps it from taking messages"));
+                return Err(self.full());
             }
             sleep(LOOK).await;
         }
         Ok(())
+    }
+
+    /// What is to be said of a server that is blocked.
+    pub(crate) fn full(&self) -> Error {
+        self.server.full("an alarm of its memory or disk keeps it from taking messages")
     }
 
     /// A new channel.

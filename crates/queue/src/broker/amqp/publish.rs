@@ -37,9 +37,7 @@ pub(crate) async fn publish(
     let mut returned = HashSet::new();
     for (at, write) in writes.into_iter().enumerate() {
         let answer = match server.answer("publish", confirmed(write)).await {
-            Err(Error::Unreachable { .. }) if live.is_blocked() => {
-                live.unblocked().await.and_then(|()| Err(server.silent("publish")))
-            }
+            Err(Error::Unreachable { .. }) if live.is_blocked() => Err(live.full()),
             answer => answer,
         };
         // The channel is given up with what is still on its way.
