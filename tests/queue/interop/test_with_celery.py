@@ -55,9 +55,7 @@ def test_values_that_json_does_not_have(way):
 
 def test_a_countdown_is_waited_for(way, tmp_path):
     began = time.time()
-    result = way.send("nap", str(tmp_path / "ran"), countdown=1)
-    assert result.get(timeout=40) == "ran"
-    assert (tmp_path / "ran").stat().st_mtime >= began + 1
+    assert way.get("nap", str(tmp_path / "ran"), countdown=1) >= began + 1
 
 
 def test_an_eta_arrives_as_it_was_given(way):
