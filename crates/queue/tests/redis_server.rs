@@ -415,6 +415,44 @@ async fn what_the_server_refuses_is_said_without_the_password() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_reached_through_tls() {
+    let files = format!("{}/tests/servers/tls", env!("CARGO_MANIFEST_DIR"));
+    let file = |name: &str| format!("{files}/{name}");
+    let port = servers::redis::free_port().to_string();
+    let (certificate, key, authority) = (file("server.pem"), file("server.key"), file("ca.pem"));
+    let options = [
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &authority,
+    ];
+    let _server = Redis::with(Durability::None, &options);
+    let open = |query: &str| {
+        let address = Address::parse(&format!("rediss://localhost:{port}/2?{query}")).unwrap();
+        open_broker(&address, &Options::default())
+    };
+    let ours = format!("ssl_ca_certs={authority}&ssl_certfile={certificate}&ssl_keyfile={key}");
+    let broker = open(&ours).unwrap();
+    broker.publish(&numbered("secret", 0..3)).await.unwrap();
+    let mut consumer = consume(&broker, "secret", 10).await;
+    let came = in_time(receive(&mut consumer, 3)).await;
+    done(&*consumer, &came).await;
+    // Whoever trusts nobody in particular does not trust the server.
+    let stranger = open(&format!("ssl_certfile={certificate}&ssl_keyfile={key}")).unwrap();
+    assert!(stranger.depth("secret").await.is_err());
+    let careless = open(&format!("ssl_cert_reqs=CERT_NONE&ssl_certfile={certificate}&ssl_keyfile={key}"));
+    assert_eq!(careless.unwrap().depth("secret").await.unwrap(), 0);
+    for wrong in ["ssl_ca_certs=/nowhere", "ssl_cert_reqs=perhaps", &format!("ssl_certfile={certificate}")] {
+        let refused = open(wrong).unwrap_err();
+        assert!(matches!(refused, Error::Address { .. }), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_memory_is_full() {
     let server = Redis::with(Durability::None, &["--maxmemory", "1", "--maxmemory-policy", "noeviction"]);
     let failed = broker(&server, &Options::default()).publish(&[outgoing("full", 1)]).await.unwrap_err();

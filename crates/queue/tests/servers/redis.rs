@@ -185,6 +185,6 @@ impl Drop for Redis {
 }
 
 /// A port that nobody listens on at this moment.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }

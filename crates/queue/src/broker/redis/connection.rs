@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, PushInfo, RedisError, ServerErrorKind,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    Pipeline, ProtocolVersion, PushInfo, RedisError, ServerErrorKind,
 };
 use tokio::time::{Instant, timeout};
 
+use super::tls;
 use crate::address::Address;
 use crate::error::Error;
 
@@ -32,7 +33,11 @@ impl Server {
         let info = address.secret().into_connection_info().map_err(refuse)?;
         // Version 3 of the protocol has messages that nobody has asked for.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings)).map_err(refuse)?;
+        let info = info.set_redis_settings(settings);
+        let client = match info.addr() {
+            ConnectionAddr::TcpTls { .. } => tls::client(info, address)?,
+            _ => Client::open(info).map_err(refuse)?,
+        };
         Ok(Self { client, shown: address.shown().into(), timeout })
     }
 

@@ -14,6 +14,7 @@ pub(crate) mod keys;
 mod life;
 mod revoked;
 mod scripts;
+mod tls;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
