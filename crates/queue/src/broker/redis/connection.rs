@@ -1,6 +1,7 @@
 //! A connection that is made when it is needed, and made anew after it was lost.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo,
     Pipeline, ProtocolVersion, PushInfo, RedisError, ServerErrorKind,
 };
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::tls;
@@ -51,6 +53,10 @@ impl Server {
         self.client.get_connection_info().redis_settings().db()
     }
 
+    fn place(&self) -> &ConnectionAddr {
+        self.client.get_connection_info().addr()
+    }
+
     pub(crate) fn closed(&self) -> Error {
         Error::Closed { server: self.shown.clone() }
     }
@@ -67,6 +73,7 @@ impl Server {
             config,
             greeting,
             live: Mutex::default(),
+            solo: tokio::sync::Mutex::default(),
             door: tokio::sync::Mutex::default(),
             last: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
@@ -80,6 +87,9 @@ impl fmt::Debug for Server {
     }
 }
 
+/// The number of no connection that all share.
+const NO_NUMBER: u64 = u64::MAX;
+
 /// A connection, as long as it lasts.
 #[derive(Debug, Clone)]
 struct Live {
@@ -87,6 +97,13 @@ struct Live {
     /// How many there were before it.
     number: u64,
     since: Instant,
+}
+
+/// A connection that whoever uses it moves along himself, and not a task elsewhere: no thread has to be woken in order to
+/// write, and one less for what is read.
+struct Solo {
+    connection: MultiplexedConnection,
+    driver: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// One connection after another to the same server.
@@ -98,6 +115,8 @@ pub(crate) struct Link {
     config: AsyncConnectionConfig,
     greeting: Pipeline,
     live: Mutex<Option<Live>>,
+    /// A connection for one at a time.
+    solo: tokio::sync::Mutex<Option<Solo>>,
     /// Whoever connects is inside; when that failed the last time, and why.
     door: tokio::sync::Mutex<Option<(Instant, String)>>,
     last: AtomicU64,
@@ -155,6 +174,59 @@ impl Link {
         let mut live = self.live().await?;
         let done = all.query_async(&mut live.connection).await;
         done.map_err(|error| self.failed(action, live.number, &error))
+    }
+
+    /// Has several commands done, as quickly as one alone can: for whoever waits for each answer before he goes on.
+    pub(crate) async fn run_alone<T: FromRedisValue>(
+        &self,
+        action: &str,
+        all: &Pipeline,
+    ) -> Result<T, Error> {
+        // Nobody waits for another here, who might not go on himself; there is the connection that all share.
+        let (Ok(mut place), ConnectionAddr::Tcp(host, port)) = (self.solo.try_lock(), self.server.place())
+        else {
+            return self.run_all(action, all).await;
+        };
+        self.present()?;
+        // If this call is given up, the connection ends with it: an answer is still to come on it.
+        let mut solo = match place.take() {
+            Some(solo) => solo,
+            None => self.timed(self.make_solo(host, *port), NO_NUMBER).await?,
+        };
+        let done = tokio::select! {
+            biased;
+            done = all.query_async(&mut solo.connection) => done,
+            () = &mut solo.driver => Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe))),
+        };
+        match done.map_err(|error| self.failed(action, NO_NUMBER, &error)) {
+            Err(error @ Error::Unreachable { .. }) => Err(error),
+            done => {
+                *place = Some(solo);
+                done
+            }
+        }
+    }
+
+    async fn make_solo(&self, host: &str, port: u16) -> Result<Solo, RedisError> {
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        let settings = self.server.client.get_connection_info().redis_settings();
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(settings, stream, self.config.clone()).await?;
+        Ok(Solo { connection, driver: Box::pin(driver) })
+    }
+
+    /// Makes a connection, or says that it took too long.
+    async fn timed<T>(
+        &self,
+        making: impl Future<Output = Result<T, RedisError>>,
+        number: u64,
+    ) -> Result<T, Error> {
+        let Ok(made) = timeout(self.server.timeout, making).await else {
+            let reason = format!("found no answer within {:?}", self.server.timeout);
+            return Err(Error::Unreachable { server: self.server.shown.clone(), reason });
+        };
+        made.map_err(|error| self.failed("connect", number, &error))
     }
 
     /// Has a script done, which the server may not know yet.
@@ -229,17 +301,13 @@ impl Link {
         if let Some(live) = self.present()? {
             return Ok(live);
         }
-        let unreachable = |reason| Error::Unreachable { server: self.server.shown.clone(), reason };
         if let Some((when, reason)) = &*failed
             && *when > asked
         {
-            return Err(unreachable(reason.clone()));
+            return Err(Error::Unreachable { server: self.server.shown.clone(), reason: reason.clone() });
         }
         let number = self.last.fetch_add(1, Ordering::Relaxed);
-        let made = match timeout(self.server.timeout, self.make()).await {
-            Ok(made) => made.map_err(|error| self.failed("connect", number, &error)),
-            Err(_) => Err(unreachable(format!("found no answer within {:?}", self.server.timeout))),
-        };
+        let made = self.timed(self.make(), number).await;
         match made {
             Ok(connection) => {
                 let live = Live { connection, number, since: Instant::now() };

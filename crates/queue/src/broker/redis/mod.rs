@@ -144,7 +144,7 @@ impl Shared {
         for (list, written) in &batch.lists {
             all.cmd("LPUSH").arg(list).arg(written).ignore();
         }
-        match self.link.run_all::<()>("publish messages", &all).await {
+        match self.link.run_alone::<()>("publish messages", &all).await {
             Ok(()) => Ok(batch.count),
             Err(error) => {
                 if declares {
