@@ -22,6 +22,9 @@ __all__ = ["load", "worker_command"]
 _LOOK = 0.5
 """How often changed files are looked for, in seconds."""
 _CUT_SHORT = 1
+_STACK = 64 << 20
+"""Bytes of stack for threads of the core: what reads a message of RabbitMQ goes down a level for each list
+within a list, and a frame of 128 KiB has room for 26,000 of them."""
 
 
 @click.command("worker")
@@ -64,6 +67,8 @@ def worker_command(
 
     SIGTERM or Ctrl-C once: finish what runs, and give back the rest. Twice: give back everything at once.
     """
+    # Before the first thread of the core starts, which reads it once.
+    os.environ.setdefault("RUST_MIN_STACK", str(_STACK))
     from manyhands.queue.worker import Worker
 
     try:
