@@ -99,6 +99,9 @@ class Server(ABC):
 
 
 class Redis(Server):
+    sync = "always"
+    """When what was confirmed is on the disk."""
+
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
@@ -106,11 +109,17 @@ class Redis(Server):
     @property
     def command(self) -> list[str]:
         listen = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        return ["redis-server", *listen, "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        return ["redis-server", *listen, "--save", "", "--appendonly", "yes", "--appendfsync", self.sync]
 
     def answers(self, connection: socket.socket) -> bool:
         connection.sendall(b"PING\r\n")  # a server that is loading its file answers with an error
         return connection.recv(64).startswith(b"+PONG")
+
+
+class UsualRedis(Redis):
+    """As most people run it: a loss of power costs the last second."""
+
+    sync = "everysec"
 
 
 class Rabbit(Server):

@@ -50,7 +50,8 @@ def server(kind: str) -> str:
     undo = ExitStack()
     atexit.register(undo.close)
     folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
-    address: str = undo.enter_context(servers().running(getattr(servers(), kind), folder)).url
+    made = getattr(servers(), {"Redis": "UsualRedis"}.get(kind, kind))
+    address: str = undo.enter_context(servers().running(made, folder)).url
     return address
 
 
