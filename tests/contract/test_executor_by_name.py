@@ -81,8 +81,8 @@ def test_an_unknown_name_lists_the_known_ones(name, take):
 
 
 def test_an_unknown_address_is_refused_without_showing_the_password_in_it():
-    with pytest.raises(ValueError, match=r'found an address that begins with "redis://", expected') as caught:
-        mh.executor("redis://user:secret@host")
+    with pytest.raises(ValueError, match=r'found an address that begins with "kafka://", expected') as caught:
+        mh.executor("kafka://user:secret@host")
     assert "secret" not in str(caught.value)
 
 
