@@ -555,3 +555,17 @@ async fn a_wait_outlives_the_server() {
     let told = store.wait("never", Duration::from_millis(50)).await.unwrap_err();
     assert!(matches!(told, Error::Unreachable { .. }), "{told}");
 }
+
+// On one thread, where nothing notices that a connection is lost before it is used again.
+#[tokio::test]
+async fn a_question_outlives_the_server() {
+    let mut server = Redis::start(Durability::Always);
+    let (broker, store) = (broker(&server, &Options::default()), backend(&server, &Options::default()));
+    broker.publish(&[outgoing("asked", 1)]).await.unwrap();
+    store.store(&[stored("asked", State::Success, r#"{"status": "SUCCESS"}"#)]).await.unwrap();
+    assert_eq!(broker.depth("asked").await.unwrap(), 1);
+    server.kill();
+    server.resume();
+    assert_eq!(broker.depth("asked").await.unwrap(), 1);
+    assert_eq!(store.get("asked").await.unwrap().unwrap().state, State::Success);
+}

@@ -74,9 +74,9 @@ impl RedisBackend {
 
     async fn read(&self, id: &str, key: &str) -> Result<Option<Found>, Error> {
         // No more than may be read, and one byte to tell that there is more.
-        let mut read = redis::cmd("GETRANGE");
-        read.arg(key).arg(0).arg(self.max_size);
-        let document: Vec<u8> = self.link.run("read a result", &read).await?;
+        let mut read = redis::pipe();
+        read.cmd("GETRANGE").arg(key).arg(0).arg(self.max_size);
+        let (document,): (Vec<u8>,) = self.link.ask("read a result", &read).await?;
         if document.is_empty() {
             return Ok(None);
         }

@@ -176,6 +176,16 @@ impl Link {
         done.map_err(|error| self.failed(action, live.number, &error))
     }
 
+    /// Has commands done that change nothing: once more over a new connection if the one that there was turns out to be
+    /// lost, for that may be noticed no earlier than with its next use.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, action: &str, all: &Pipeline) -> Result<T, Error> {
+        let was_there = self.since().is_some();
+        match self.run_all(action, all).await {
+            Err(Error::Unreachable { .. }) if was_there => self.run_all(action, all).await,
+            done => done,
+        }
+    }
+
     /// Has several commands done, as quickly as one alone can: for whoever waits for each answer before he goes on.
     pub(crate) async fn run_alone<T: FromRedisValue>(
         &self,

@@ -261,7 +261,7 @@ impl Broker for RedisBroker {
         for list in self.shared.keys.lists(queue) {
             ask.llen(list);
         }
-        let depths: Vec<u64> = self.shared.link.run_all("ask for the depth of a queue", &ask).await?;
+        let depths: Vec<u64> = self.shared.link.ask("ask for the depth of a queue", &ask).await?;
         Ok(depths.iter().sum())
     }
 
