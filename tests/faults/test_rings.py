@@ -60,15 +60,16 @@ def test_garbage_in_a_workers_memory_costs_that_worker_only(part, then, seed, ca
         assert error is None or isinstance(error, mh.WorkerDied)
         others = [future.exception(timeout=20) for future in futures]
         # What it had been given next it may have begun: nobody can read that from what it left of its memory.
+        # Nor can anybody read whether it had begun to scribble: if it seems not, another worker is given that.
         hit = [other for other in others if other is not None]
-        assert len(hit) <= 1
         assert all(isinstance(other, mh.WorkerDied) for other in hit)
+        assert len({other.pid for other in hit}) == len(hit) <= 2
         # Whoever was mad is not asked any more.
         if error is not None:
             eventually(lambda: has_ended(error.pid), "the mad worker's end")
         assert [pool.submit(abs, -number).result(timeout=20) for number in range(50)] == list(range(50))
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) <= 1
+    assert len(told) <= max(1, len(hit))
     assert all("a worker process was ended because" in text for text in told)
 
 

@@ -333,19 +333,20 @@ def test_a_rate_spaces_out_its_own_tasks_alone(queue):
 
 
 def test_the_more_urgent_goes_first(queue):
-    order, gate = [], threading.Event()
+    order, began, gate = [], threading.Event(), threading.Event()
 
     @queue.task
     def note(name):
+        began.set()
         gate.wait(PATIENCE)
         order.append(name)
 
-    with working(queue, concurrency=1, prefetch=9):
-        first = note.delay("first")
-        wait_until(lambda: first.status == "PENDING" and queue.depth() == 0)
+    with working(queue, concurrency=1, prefetch=9) as worker:
+        note.delay("first")
+        assert began.wait(PATIENCE)
         low = note.apply_async(("low",), priority=1)
         high = note.apply_async(("high",), priority=9)
-        wait_until(lambda: queue.depth() == 0)
+        wait_until(lambda: worker._core.load()[0] == 2)
         gate.set()
         for result in (low, high):
             result.get(timeout=PATIENCE)
