@@ -60,7 +60,7 @@ def test_garbage_in_a_workers_memory_costs_that_worker_only(part, then, seed, ca
         assert error is None or isinstance(error, mh.WorkerDied)
         others = [future.exception(timeout=20) for future in futures]
         # What it had been given next it may have begun: nobody can read that from what it left of its memory.
-        # Nor can anybody read whether it had begun to scribble: if it seems not, another worker is given that.
+        # Nor can anybody read whether it had begun to scribble: if it seems not, another worker gets that.
         hit = [other for other in others if other is not None]
         assert all(isinstance(other, mh.WorkerDied) for other in hit)
         assert len({other.pid for other in hit}) == len(hit) <= 2
