@@ -1,6 +1,7 @@
 """What a task's future says and does, from its submission to its outcome."""
 
 import concurrent.futures
+import contextlib
 import pickle
 import threading
 import time
@@ -255,7 +256,8 @@ def test_other_threads_get_their_turn_beside_endless_tasks():
 
     def go_on():
         if not is_over.is_set():
-            pool.submit(go_on)
+            with contextlib.suppress(mh.ExecutorClosed):  # it may end just now
+                pool.submit(go_on)
 
     with mh.ThreadExecutor(1) as pool:
         pool.submit(go_on)

@@ -69,7 +69,7 @@ def test_garbage_in_a_workers_memory_costs_that_worker_only(part, then, seed, ca
             eventually(lambda: has_ended(error.pid), "the mad worker's end")
         assert [pool.submit(abs, -number).result(timeout=20) for number in range(50)] == list(range(50))
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) <= max(1, len(hit))
+    assert len(told) <= 2
     assert all("a worker process was ended because" in text for text in told)
 
 
