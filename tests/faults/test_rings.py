@@ -1,5 +1,6 @@
 """Tasks that write over the memory they share with the pool, and rings that nobody empties for a while."""
 
+import concurrent.futures
 import contextlib
 import mmap
 import os
@@ -54,22 +55,23 @@ def test_garbage_in_a_workers_memory_costs_that_worker_only(part, then, seed, ca
     with mh.ProcessExecutor(2) as pool:
         assert pool.submit(abs, -1).result(timeout=20) == 1
         futures = [pool.submit(abs, -number) for number in range(200)]
+        # An answer that nobody has read is lost with the garbage: then nobody knows which task scribbles.
+        concurrent.futures.wait(futures)
         mad = pool.submit(scribble, seed, *PARTS[part], then)
         futures += [pool.submit(abs, -number) for number in range(200, 400)]
         error = mad.exception(timeout=20)
         assert error is None or isinstance(error, mh.WorkerDied)
         others = [future.exception(timeout=20) for future in futures]
         # What it had been given next it may have begun: nobody can read that from what it left of its memory.
-        # Nor can anybody read whether it had begun to scribble: if it seems not, another worker gets that.
         hit = [other for other in others if other is not None]
+        assert len(hit) <= 1
         assert all(isinstance(other, mh.WorkerDied) for other in hit)
-        assert len({other.pid for other in hit}) == len(hit) <= 2
         # Whoever was mad is not asked any more.
         if error is not None:
             eventually(lambda: has_ended(error.pid), "the mad worker's end")
         assert [pool.submit(abs, -number).result(timeout=20) for number in range(50)] == list(range(50))
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) <= 2
+    assert len(told) <= 1
     assert all("a worker process was ended because" in text for text in told)
 
 
