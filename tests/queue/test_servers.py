@@ -54,10 +54,6 @@ def was_closed(connection):
         return True
 
 
-@pytest.mark.skipif(
-    sys.version_info[:2] > (3, 10),
-    reason="no part of the package: what holds on the oldest Python holds on all",
-)
 @pytest.mark.timeout(180)  # of a RabbitMQ that starts beside much else
 @pytest.mark.parametrize("kind", [Redis, Rabbit])
 def test_a_server_dies_with_whoever_started_it(kind, tmp_path):
