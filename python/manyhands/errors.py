@@ -187,7 +187,9 @@ class BrokenInitializer(ManyhandsError, concurrent.futures.thread.BrokenThreadPo
 class WorkerDied(_EndedTask, concurrent.futures.BrokenExecutor):
     """The process that ran the task ended: it crashed, was killed, or called ``os._exit``.
 
-    The executor goes on: this task failed, others did not. On a cluster, the cluster's own exception is the
+    The executor goes on: this task failed, others did not. If the process has written garbage over the memory
+    in which it answers, all tasks fail that it may have begun and whose answers are lost, and their messages
+    say so: none is run twice, unless its policy repeats it. On a cluster, the cluster's own exception is the
     cause, and what only the machine there knows is None.
 
     Attributes:
@@ -223,6 +225,15 @@ class WorkerDied(_EndedTask, concurrent.futures.BrokenExecutor):
             self.hint = "SIGKILL often is the kernel's, for want of memory: see `dmesg`, use fewer workers"
         elif exitcode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE):
             self.hint = "a crash is a native library's: run the function alone with `python -X faulthandler`"
+
+    @classmethod
+    def _in_doubt(cls, task: str, pid: int, exitcode: int, peak_memory: int) -> WorkerDied:
+        # Its answers lay where its tasks can write.
+        error = cls(task, pid, exitcode, peak_memory)
+        left = f"worker process {pid} {_ended(exitcode)} and left garbage where its pool looks for answers"
+        error.args = (f"{left}: `{task}` may have run to its end, or not have begun",)
+        error.hint = "a task of that process has written over memory that is not its own, as native code can"
+        return error
 
 
 def _ended(exitcode: int | None) -> str:
@@ -404,6 +415,10 @@ class Ignore(ManyhandsError):
 
 class SoftTimeLimitExceeded(ManyhandsError):
     """Raised in a task of a queue when its soft time limit is over: it can clean up before the hard one."""
+
+    def __init__(self, *args: object) -> None:
+        # Raised from outside, as in a thread, it is made without arguments.
+        super().__init__(*(args or ("the task has run for its soft limit",)))
 
 
 class MaxRetriesExceeded(ManyhandsError):

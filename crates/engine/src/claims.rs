@@ -62,6 +62,14 @@ impl Claims {
         u32::try_from(self.0 & MASK).unwrap_or(MOST)
     }
 
+    /// How many items are claimed of the batch of that number; `None` if the word can be no word of that batch, which has at
+    /// most `most` items.
+    #[must_use]
+    pub fn of(self, batch: u64, most: u32) -> Option<u32> {
+        let is_its = self.0 >> (2 * BITS) == Self::new(batch, 0).0 >> (2 * BITS);
+        (is_its && self.claimed() <= self.limit() && self.limit() <= most).then(|| self.claimed())
+    }
+
     fn limit(self) -> u32 {
         u32::try_from(self.0 >> BITS & MASK).unwrap_or(MOST)
     }
@@ -101,6 +109,16 @@ mod tests {
         #[test]
         fn a_batch_is_not_cut_in_place_of_another(batch: u64, items in 0..=MOST, apart in 1..1_u64 << 20) {
             prop_assert_eq!(Claims::new(batch, items).cut(batch.wrapping_add(apart)), None);
+        }
+
+        #[test]
+        fn a_word_tells_of_its_batch_only(batch: u64, items in 0..=1000_u32, claimed in 0..1000_u32, apart in 1..1_u64 << 20) {
+            let claims = (0..claimed).try_fold(Claims::new(batch, items), |claims, _| claims.claim().ok_or(claims));
+            let claims = claims.unwrap_or_else(|all| all);
+            prop_assert_eq!(claims.of(batch, items), Some(claimed.min(items)));
+            prop_assert_eq!(claims.cut(batch).unwrap().of(batch, items), Some(claimed.min(items)));
+            prop_assert_eq!(claims.of(batch.wrapping_add(apart), items), None);
+            prop_assert_eq!(Claims::from_word(claims.word() | u64::from(MOST)).of(batch, MOST - 1), None);
         }
 
         #[test]

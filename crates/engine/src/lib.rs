@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod begun;
 pub mod channel;
 pub mod claims;
 pub mod clock;

@@ -238,6 +238,16 @@ impl Bulks {
         self.mailbox.enrol_loop(waiter)
     }
 
+    /// Ends the worker that is at the item of that number: the item fails as with any death of its worker, and what else
+    /// the worker had goes to others. `false` if none is at it now.
+    pub(crate) fn end_item(&self, py: Python<'_>, number: u64) -> PyResult<bool> {
+        let holds =
+            |flying: &&Flying| (flying.base..flying.base + flying.bulk.len() as u64).contains(&number);
+        let Some(flying) = self.flying.iter().find(holds) else { return Ok(false) };
+        let item = usize::try_from(number - flying.base).unwrap_or(usize::MAX);
+        self.pool.end_item(py, &flying.bulk, item)
+    }
+
     /// Drops what no worker has begun; with `stop`, ends the workers that are at it, too.
     pub(crate) fn give_up(&mut self, py: Python<'_>, stop: bool) -> PyResult<()> {
         for flying in self.flying.drain(..) {

@@ -5,9 +5,12 @@
 //! many there are. Only the worker writes; the pool reads when the worker has ended, or is long at one item.
 //!
 //! What the worker has not begun, the pool may [take](take_rest) at any time.
+//!
+//! Behind the results the worker notes which task it [begins](begin): see [`begun`].
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use manyhands_engine::begun::Note;
 use manyhands_engine::claims::Claims;
 use manyhands_engine::clock::Tick;
 use manyhands_os::segment::Segment;
@@ -26,7 +29,10 @@ const CLAIMS: usize = DRAFT + 3;
 /// When it began the call that it is at, or the item, if items are timed.
 const ITEM_BEGAN: usize = DRAFT + 4;
 const RESULTS: usize = DRAFT + 5;
-pub(crate) const BYTES: usize = 5 * 8 + ROOM;
+/// The [note](manyhands_engine::begun) of what it has begun: far from the rings, so that what goes beyond their ends does
+/// not reach it.
+const BEGUN: usize = RESULTS + ROOM / 8;
+pub(crate) const BYTES: usize = 7 * 8 + ROOM;
 
 /// The worker's side.
 pub(crate) struct Draft<'a>(&'a [AtomicU64]);
@@ -105,6 +111,33 @@ pub(crate) fn read(segment: &Segment, serial: u64, sent: u32) -> (u32, Vec<u8>) 
     // It may have sent items, and not have said so there yet.
     let is_new = words[SENT].load(Ordering::Relaxed) == u64::from(sent);
     if is_its && is_new { (done, bytes) } else { (0, Vec::new()) }
+}
+
+/// How many items of the batch `serial`, which has at most `most`, the worker has begun; `None` if that is not known.
+pub(crate) fn claimed(segment: &Segment, serial: u64, most: u32) -> Option<u32> {
+    let claims = Claims::from_word(segment.words()[CLAIMS].load(Ordering::Acquire));
+    claims.of(serial, most)
+}
+
+/// The pool makes a note that nothing is begun.
+pub(crate) fn initialise(segment: &Segment) {
+    note_begun(segment, Note::NOTHING);
+}
+
+/// The worker notes that it begins a task, before it does anything for it.
+pub(crate) fn begin(segment: &Segment, serial: u64) {
+    note_begun(segment, Note::up_to(serial));
+}
+
+fn note_begun(segment: &Segment, note: Note) {
+    for (word, written) in segment.words()[BEGUN..].iter().zip(note.words()) {
+        word.store(written, Ordering::Release);
+    }
+}
+
+/// Which tasks a worker that has ended has begun; `None` if that is not to be read any more.
+pub(crate) fn begun(segment: &Segment) -> Option<Note> {
+    Note::from_words([BEGUN, BEGUN + 1].map(|place| segment.words()[place].load(Ordering::Acquire)))
 }
 
 /// The worker notes when it begins a call or an item.

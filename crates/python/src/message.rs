@@ -264,6 +264,19 @@ pub(crate) fn read_order(bytes: &[u8]) -> Option<Order<'_>> {
     })
 }
 
+/// The number of the task that a message to a worker is about; `None` if it is none.
+pub(crate) fn serial(bytes: &[u8]) -> Option<u64> {
+    let mut reader = Reader(bytes);
+    match reader.byte()? {
+        TASK => reader.u64(),
+        OUTSIDE => {
+            let _ = (reader.u32()?, reader.u64()?);
+            reader.u64()
+        }
+        _ => None,
+    }
+}
+
 /// Reads a message from a worker; `None` if it is none.
 pub(crate) fn read_answer(bytes: &[u8]) -> Option<Answer<'_>> {
     let mut reader = Reader(bytes);

@@ -366,6 +366,25 @@ impl Pool {
         runners.iter().try_for_each(|hand| supervisor::kill(py, hand, supervisor::GRACE))
     }
 
+    /// Ends the worker that is at that item of a bulk; `false` if none is.
+    pub(crate) fn end_item(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        bulk: &Arc<Bulk>,
+        item: usize,
+    ) -> PyResult<bool> {
+        let (runner, wakes) = {
+            let mut shared = self.shared();
+            let Shared { crew, scheduler, statistics, .. } = &mut *shared;
+            let Crew::Processes(crew) = crew else { return Ok(false) };
+            let runner = crew.runner_of_item(bulk, item, Queue { scheduler, statistics });
+            (runner, shared.wake_everybody())
+        };
+        self.wake_up(py, wakes);
+        let Some(hand) = runner else { return Ok(false) };
+        supervisor::kill(py, &hand, supervisor::GRACE).map(|()| true)
+    }
+
     fn enqueue<'py>(
         self: &Arc<Self>,
         py: Python<'py>,

@@ -9,6 +9,13 @@
 //! A worker runs its tasks in the order in which they were pushed, and answers in that order: the first of its flights
 //! is the one that it runs, or is about to. What a worker has claimed is its own; the rest can be taken back.
 //!
+//! When a worker has ended, what it [may have begun](manyhands_engine::begun) ends with it, and what it certainly has not
+//! begun moves to others. If it has left its memory as it should be, what it may have begun is what it ran, for everything
+//! else was answered. If not, a task that was run to its end, whose answer cannot be read any more, looks like one that was
+//! just begun: none of them may be run once more, so all of them fail with `WorkerDied`, or are repeated if their policies
+//! say so. Of a batch the same goes for each item. All that is known for certain then is the worker's note of what it has
+//! begun, and, where that is lost, too, what it has claimed from its ring; if neither can be read, it may have begun all.
+//!
 //! Everything here happens under the pool's lock and without the interpreter. Tasks are pushed by whoever holds the lock
 //! when there is room: a submitting thread, or the [supervisor](crate::supervisor), which alone reads results.
 
@@ -20,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use manyhands_engine::begun;
 use manyhands_engine::clock::Tick;
 use manyhands_engine::scheduler::{Order, Pop, Scheduler};
 use manyhands_engine::statistics::Statistics;
@@ -119,8 +127,10 @@ pub(crate) struct ProcessHand {
     /// Segments of the worker's.
     known: Known,
     pub(crate) offer: Offer,
-    /// Its rings hold what nobody can have put there: nothing is read from it any more.
+    /// It answers what nobody can have answered: nothing is read from it any more.
     is_mad: AtomicBool,
+    /// It is known to be of no use, and why has been told.
+    is_accused: AtomicBool,
 }
 
 impl ProcessHand {
@@ -129,6 +139,7 @@ impl ProcessHand {
         for offset in [0, RING] {
             ring::initialise(&segment, offset, RING).map_err(io::Error::other)?;
         }
+        draft::initialise(&segment);
         let tasks = ring::producer(Arc::clone(&segment), 0, RING).map_err(io::Error::other)?;
         let results = ring::consumer(Arc::clone(&segment), RING, RING).map_err(io::Error::other)?;
         let hand = Self {
@@ -140,6 +151,7 @@ impl ProcessHand {
             known: Known::default(),
             offer: Offer::new(stock),
             is_mad: AtomicBool::new(false),
+            is_accused: AtomicBool::new(false),
         };
         Ok((Arc::new(hand), tasks))
     }
@@ -175,6 +187,11 @@ impl ProcessHand {
     /// Marks it as mad; `false` if it was already.
     pub(crate) fn set_mad(&self) -> bool {
         !self.is_mad.swap(true, Ordering::Relaxed)
+    }
+
+    /// Takes note that it is to be ended for what it has done; `false` if that was known.
+    pub(crate) fn accuse(&self) -> bool {
+        !self.is_accused.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn process(&self) -> MutexGuard<'_, Process> {
@@ -254,6 +271,8 @@ pub(crate) struct Flight {
     /// When the worker can have begun it: when it was pushed, or when the one before it was answered.
     pub(crate) began: Option<Tick>,
     pub(crate) deadline: Option<Tick>,
+    /// Its worker has ended and left garbage: it may have run this to its end, or not have begun it.
+    pub(crate) is_in_doubt: bool,
     /// The message has the function in it, too.
     brings_function: bool,
     /// The message, if it did not fit the ring, until it is answered.
@@ -485,13 +504,25 @@ impl Worker {
         }
     }
 
-    /// Takes the task that went with its worker.
-    fn take_victim(&mut self, now: Tick) -> Option<Flight> {
-        let mut flight = self.flights.pop_front()?;
-        if flight.began.is_none() {
-            flight.begin(now, &self.name);
+    /// Takes the first `count` tasks, which went with their worker.
+    fn take_victims(&mut self, count: usize, is_in_doubt: bool, now: Tick) -> Vec<Flight> {
+        let mut victims: Vec<Flight> = self.flights.drain(..count).collect();
+        for flight in &mut victims {
+            flight.is_in_doubt = is_in_doubt;
+            if flight.began.is_none() {
+                flight.begin(now, &self.name);
+            }
         }
-        Some(flight)
+        victims
+    }
+
+    /// Tells apart the tasks of a worker that has ended: those that went with it, and those that it has not begun.
+    fn part(mut self, now: Tick) -> (Vec<Flight>, VecDeque<Flight>) {
+        let serials = self.flights.iter().map(|flight| flight.serial);
+        let (note, unclaimed) = (draft::begun(&self.hand.segment), self.tasks.known_unclaimed());
+        let count = begun::count(serials, note, unclaimed);
+        let is_in_doubt = self.hand.is_mad() || (note.is_none() && unclaimed.is_none());
+        (self.take_victims(count, is_in_doubt, now), self.flights)
     }
 
     /// The first task, if it is the one that an answer is about.
@@ -538,11 +569,6 @@ impl Worker {
         self.hand.event.signal();
         Some(flight)
     }
-
-    /// How many tasks the worker has claimed: the last of them is running, or was just answered.
-    fn claimed(&self) -> usize {
-        self.flights.len().saturating_sub(self.tasks.unclaimed())
-    }
 }
 
 /// Sends a message, in a segment of its own if it is too large for the ring.
@@ -588,7 +614,7 @@ pub(crate) struct ProcessCrew {
     /// Tasks that no worker can be sent, and why.
     pub(crate) unsendable: Vec<(Flight, io::Error)>,
     /// Workers whose rings were found unusable, and why.
-    pub(crate) mad: Vec<(Arc<ProcessHand>, String)>,
+    mad: Vec<(Arc<ProcessHand>, String)>,
     /// The bulks that somebody still wants.
     bulks: Vec<Weak<Bulk>>,
     /// Before when the tasks in the queue must not begin, as far as was looked.
@@ -709,6 +735,7 @@ impl ProcessCrew {
             serial,
             began: None,
             deadline: None,
+            is_in_doubt: false,
             brings_function: false,
             outside: None,
             slot: None,
@@ -806,20 +833,21 @@ impl ProcessCrew {
         self.failed_starts = 0;
     }
 
-    /// Takes note that no worker could be started, and removes it. Returns the task that it had begun all the same,
+    /// Takes note that no worker could be started, and removes it. Returns the tasks that it had begun all the same,
     /// if its zygote died just then; and whether it is time to give up.
     pub(crate) fn could_not_start(
         &mut self,
         hand: Option<&Arc<ProcessHand>>,
         mut queue: Queue<'_>,
         now: Tick,
-    ) -> (Option<Flight>, bool) {
+    ) -> (Vec<Flight>, bool) {
         let is_it = |worker: &Worker| hand.is_some_and(|hand| Arc::ptr_eq(&worker.hand, hand));
-        let mut begun = None;
+        let mut begun = Vec::new();
         if let Some(index) = self.workers.iter().position(is_it) {
             let mut worker = self.workers.swap_remove(index);
+            // It may live yet: what it has not claimed by now it never gets.
             worker.take_back(usize::MAX).into_iter().for_each(|flight| queue.give_back(flight));
-            begun = worker.take_victim(now);
+            begun = worker.take_victims(worker.flights.len(), worker.tasks.broken().is_some(), now);
         }
         self.next_start = now + NEXT_START * 2_u32.saturating_pow(self.failed_starts.min(8));
         self.failed_starts += 1;
@@ -886,6 +914,32 @@ impl ProcessCrew {
         runners
     }
 
+    /// The worker that is at that item of a bulk, which is to be ended for it; what it has not begun goes back.
+    ///
+    /// It claims nothing more, and the item is the last that it has claimed: nobody else's is hit.
+    pub(crate) fn runner_of_item(
+        &mut self,
+        bulk: &Arc<Bulk>,
+        item: usize,
+        mut queue: Queue<'_>,
+    ) -> Option<Arc<ProcessHand>> {
+        let has_it = |flight: &Flight| matches!(&flight.freight, Freight::Batch(batch) if Arc::ptr_eq(&batch.bulk, bulk) && batch.items.contains(&item));
+        let worker = self.workers.iter_mut().find(|worker| worker.flights.iter().any(has_it))?;
+        worker.take_back(usize::MAX).into_iter().for_each(|flight| queue.give_back(flight));
+        let flight = worker.flights.back_mut().filter(|flight| has_it(flight))?;
+        let Freight::Batch(batch) = &mut flight.freight else { return None };
+        let first = draft::take_rest(&worker.hand.segment, flight.serial)?;
+        if let Some(items) = batch.cut(first) {
+            queue.take_items(bulk, items, flight.age);
+        }
+        let is_at_it = batch.items.end == item + 1 && !worker.is_leaving;
+        worker.is_leaving |= is_at_it;
+        is_at_it.then(|| {
+            queue.statistics.interrupted += 1;
+            Arc::clone(&worker.hand)
+        })
+    }
+
     /// Takes the tasks that have passed their limits; their workers are to be ended. See [`give_up`](Self::give_up).
     pub(crate) fn overdue(
         &mut self,
@@ -942,6 +996,19 @@ impl ProcessCrew {
             }
         }
         deaf
+    }
+
+    /// Takes the workers whose rings turned out unusable, and why: they are to be ended, or what was put ahead of them
+    /// would never come back.
+    pub(crate) fn take_mad(&mut self) -> Vec<(Arc<ProcessHand>, String)> {
+        let mut mad = std::mem::take(&mut self.mad);
+        for worker in self.workers.iter_mut().filter(|worker| !worker.is_leaving) {
+            if let Some(broken) = worker.tasks.broken() {
+                worker.is_leaving = true;
+                mad.push((Arc::clone(&worker.hand), broken.to_string()));
+            }
+        }
+        mad
     }
 
     pub(crate) fn earliest_deadline(&self) -> Option<Tick> {
@@ -1011,7 +1078,8 @@ impl ProcessCrew {
         Err(next)
     }
 
-    /// Removes a worker that has ended. Returns the task that went with it; those that it had not begun go back.
+    /// Removes a worker that has ended. Returns the tasks that went with it; those that it had not begun go back. And
+    /// whether it is time to give up.
     pub(crate) fn bury(
         &mut self,
         hand: &Arc<ProcessHand>,
@@ -1021,13 +1089,13 @@ impl ProcessCrew {
         let Some(index) = self.workers.iter().position(|worker| Arc::ptr_eq(&worker.hand, hand)) else {
             return (Vec::new(), false);
         };
-        let mut worker = self.workers.swap_remove(index);
+        let worker = self.workers.swap_remove(index);
         let is_stillborn = !worker.is_ready && !worker.is_leaving;
         self.stillborn += u32::from(is_stillborn);
-        let at_once = if worker.concurrency.is_some() { usize::MAX } else { 1 };
-        let count = worker.claimed().min(at_once);
-        let victims = (0..count).filter_map(|_| worker.take_victim(now)).collect();
-        worker.flights.into_iter().for_each(|flight| queue.give_back(flight));
+        let (victims, others) = worker.part(now);
+        for flight in others {
+            queue.give_back(flight);
+        }
         (victims, is_stillborn && self.stillborn >= MOST_STILLBORN)
     }
 }

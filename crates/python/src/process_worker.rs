@@ -88,9 +88,13 @@ struct Share {
 }
 
 impl Body {
-    /// Takes the next task from the ring, if there is one and it may run one.
+    /// Takes the next task from the ring, if there is one and it may run one, and notes that it begins.
     fn pop(&mut self, message: &mut Vec<u8>) -> PyResult<bool> {
-        Ok(!self.has_retired() && self.tasks.try_pop(message).map_err(corrupt)?)
+        let has_task = !self.has_retired() && self.tasks.try_pop(message).map_err(corrupt)?;
+        if has_task && let Some(serial) = message::serial(message) {
+            draft::begin(&self.control.0, serial);
+        }
+        Ok(has_task)
     }
 
     /// Looks for the next task as long as that may pay.

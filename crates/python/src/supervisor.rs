@@ -477,8 +477,8 @@ impl<'a> Supervisor<'a> {
         self.papers
             .errands
             .extend(crew.unsendable.drain(..).map(|(flight, why)| Errand::Unsendable(flight, why)));
-        let mad = crew.mad.drain(..).filter(|(hand, _)| hand.set_mad());
-        self.papers.errands.extend(mad.map(|(hand, why)| Errand::Mad(hand, why)));
+        // What such a worker has answered can be read all the same.
+        self.papers.errands.extend(crew.take_mad().into_iter().map(|(hand, why)| Errand::Mad(hand, why)));
         if broken && !scheduler.is_empty() {
             // Tasks of a worker that has ended came back: they fail like the others.
             self.papers.errands.push(Errand::Broken(String::new()));
@@ -574,6 +574,7 @@ impl<'a> Supervisor<'a> {
                 }
                 self.ended(py, &flight, Outcome::of(py, Err(error)), began, wakes)
             }
+            Errand::Mad(hand, _) if !hand.accuse() => Ok(()),
             Errand::Mad(hand, nonsense) => {
                 error::log_message(py, &format!("a worker process was ended because {nonsense}"));
                 self.with_crew(|crew| crew.worker_of(&hand).map(|worker| worker.is_leaving = true));
@@ -615,6 +616,14 @@ impl<'a> Supervisor<'a> {
             }
             return self.ended(py, &flight, Outcome::of(py, Err(error)), flight.began.unwrap_or(now), wakes);
         };
+        if flight.is_in_doubt {
+            // What was answered is lost, and what is in the draft may be garbage, too.
+            let most = u32::try_from(batch.items.len()).unwrap_or(u32::MAX).saturating_add(batch.done);
+            let begun = draft::claimed(&hand.segment, flight.serial, most);
+            let lost = begun.and_then(|begun| begun.checked_sub(batch.done));
+            let lost = lost.map_or(batch.items.len(), |lost| lost as usize);
+            return self.fail_items(py, batch, flight.age, &error, (lost, wall), wakes);
+        }
         let run = flight.began.map_or(Duration::ZERO, |began| clock::now() - began);
         if let Some(results) = read_ahead(hand, flight.serial, &mut batch, run) {
             let settled = settle(&mut batch, flight.began, results, &mut self.pool.shared().statistics);
@@ -638,6 +647,8 @@ impl<'a> Supervisor<'a> {
     ) -> PyResult<()> {
         let count = u32::try_from(count.min(batch.items.len())).unwrap_or(u32::MAX);
         if count == 0 {
+            let Shared { scheduler, statistics, .. } = &mut *self.pool.shared();
+            Queue { scheduler, statistics }.take_rest(&batch, age);
             return Ok(());
         }
         let pickled = parcel::dump((error.value(py), py.None()).into_pyobject(py)?.as_any())?;
@@ -690,10 +701,9 @@ impl<'a> Supervisor<'a> {
         if gives_up {
             self.pool.break_down(py);
         }
-        match (hand, begun) {
-            (Some(hand), Some(flight)) => self.died(py, hand, flight, KILLED, wakes),
-            _ => Ok(()),
-        }
+        let Some(hand) = hand else { return Ok(()) };
+        // All of them have to be told, whatever becomes of one.
+        begun.into_iter().map(|flight| self.died(py, hand, flight, KILLED, wakes)).fold(Ok(()), Result::and)
     }
 }
 
@@ -827,7 +837,7 @@ fn read_ahead(hand: &ProcessHand, serial: u64, batch: &mut Batch, run: Duration)
 /// Looks into the drafts of workers that are long at an item: what they did before it need not wait for it.
 fn look_into_drafts(crew: &mut ProcessCrew, statistics: &mut Statistics, now: Tick) -> Vec<Letter> {
     let mut letters = Vec::new();
-    for worker in &mut crew.workers {
+    for worker in crew.workers.iter_mut().filter(|worker| !worker.hand.is_mad()) {
         let hand = Arc::clone(&worker.hand);
         let Some(flight) = worker.flights.front_mut() else { continue };
         let (Some(began), Some(look)) = (flight.began, flight.next_look()) else { continue };
@@ -896,7 +906,10 @@ fn describe(ended: Ended) -> String {
 
 fn worker_died(py: Python<'_>, hand: &ProcessHand, flight: &Flight, ended: Ended) -> PyResult<PyErr> {
     let arguments = (&flight.freight.function().name, hand.process().pid, ended.exitcode, ended.peak_memory);
-    let error = PyErr::from_value(error::worker_died(py)?.call1(arguments)?);
+    let kind = error::worker_died(py)?;
+    let error =
+        if flight.is_in_doubt { kind.call_method1("_in_doubt", arguments) } else { kind.call1(arguments) };
+    let error = PyErr::from_value(error?);
     error::set_last_words(py, &error, LastWords { frame: last_frame(py, hand), process: None });
     Ok(error)
 }

@@ -147,7 +147,19 @@ impl<M: Memory> Producer<M> {
     /// Messages pushed that the consumer has not claimed. None in an unusable ring.
     #[must_use]
     pub fn unclaimed(&self) -> usize {
-        self.check(State(self.memory.state().load(Ordering::Acquire))).map_or(0, |(unclaimed, _)| unclaimed)
+        self.known_unclaimed().unwrap_or(0)
+    }
+
+    /// The same; `None` if the ring is unusable: who has what is not known there.
+    #[must_use]
+    pub fn known_unclaimed(&self) -> Option<usize> {
+        self.check(State(self.memory.state().load(Ordering::Acquire))).ok().map(|(unclaimed, _)| unclaimed)
+    }
+
+    /// What made the ring unusable, once this side has come upon it.
+    #[must_use]
+    pub const fn broken(&self) -> Option<RingError> {
+        self.broken
     }
 
     /// Announces that this side sleeps until there is room for a message of `length` bytes, and looks again.
