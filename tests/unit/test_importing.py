@@ -95,7 +95,8 @@ def test_what_does_not_exist_is_an_attribute_error():
 
 IN_A_WORKER = """
 import manyhands as mh
-with mh.ProcessExecutor(1) as pool:
+import posixpath
+with mh.ProcessExecutor(1, initializer=posixpath.join, initargs=("a", "b")) as pool:
     %s
 """
 LOG_LATE = """

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import marshal
 import os
 import re
 import sys
 import threading
+from _pickle import dumps
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, ClassVar
 
 from manyhands import _core
@@ -211,6 +214,9 @@ def _needed(*, runs_coroutines: bool) -> list[str]:
 
 
 def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
+    plain = _pickled_by_name(initializer, initargs)
+    if plain is not None:
+        return plain
     from manyhands.executors._pickling import dumps_by_value
 
     try:
@@ -221,6 +227,19 @@ def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> b
         path = path_to_culprit((initializer, initargs), "initializer", "initargs")
         place = "" if path is None else f", found at `{path}`"
         raise TypeError(f"could not send the initializer to worker processes: {error}{place}") from error
+
+
+def _pickled_by_name(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes | None:
+    """The same if cloudpickle would do nothing else: it is a large module, which workers would have, too."""
+    # Once it is there, somebody may have told it to send a module by value.
+    if "cloudpickle" in sys.modules or type(initializer) is not FunctionType:
+        return None
+    try:
+        marshal.dumps(initargs)  # refuses all but plain values
+        pickled = dumps((initializer, initargs), 5)
+    except Exception:
+        return None
+    return None if b"__main__" in pickled else pickled
 
 
 def _authkey() -> bytes | None:
