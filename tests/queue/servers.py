@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 START_WITHIN = 120.0  # seconds; RabbitMQ takes 5 of an idle machine
+CERTIFICATES = Path(__file__).parents[2] / "crates/queue/tests/servers/tls"
+"""`ca.pem` has signed `server.pem`, which names this machine."""
 RABBIT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # below Debian's wrapper, which would change the user
 
 
@@ -127,17 +129,25 @@ class Rabbit(Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self._tls = free_port()
         self._names = free_port()  # of epmd, which tells nodes from each other
         self._distribution = free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
         (folder / "plugins").write_text("[].\n")
         (folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nlog.console.level = warning\nloopback_users = none\n"
+            f"listeners.ssl.1 = 127.0.0.1:{self._tls}\nssl_options.cacertfile = {CERTIFICATES}/ca.pem\n"
+            f"ssl_options.certfile = {CERTIFICATES}/server.pem\n"
+            f"ssl_options.keyfile = {CERTIFICATES}/server.key\n"
         )
 
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    @property
+    def tls_url(self) -> str:
+        return f"amqps://guest:guest@localhost:{self._tls}//"
 
     @property
     def command(self) -> list[str]:

@@ -60,7 +60,8 @@ impl Address {
         if is_url && let Err(error) = Url::parse(text) {
             return Err(refuse(format!("it is no URL: {error}")));
         }
-        Ok(Self { kind, whole: text.into(), shown: masked(text) })
+        let whole = if kind == Kind::Sqlite { from_here(text) } else { None };
+        Ok(Self { kind, whole: whole.unwrap_or_else(|| text.into()), shown: masked(text) })
     }
 
     /// Which server it is of.
@@ -75,7 +76,8 @@ impl Address {
         &self.whole
     }
 
-    /// The path of the file of a `sqlite://` address: `sqlite:///jobs.db` is relative, `sqlite:////var/jobs.db` is not.
+    /// The path of the file of a `sqlite://` address: `sqlite:////var/jobs.db` names it, `sqlite:///jobs.db` is below the
+    /// directory of the moment when the address was parsed.
     #[must_use]
     pub fn file(&self) -> &str {
         let rest = self.whole.split_once("://").map_or("", |(_, rest)| rest);
@@ -94,6 +96,19 @@ impl Address {
     pub fn shown(&self) -> &str {
         &self.shown
     }
+}
+
+/// The address of a relative file, from the root: it is to be the same one wherever the program goes later.
+fn from_here(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("sqlite:///")?;
+    if rest.starts_with('/') || rest.split('?').next().is_none_or(str::is_empty) {
+        return None;
+    }
+    let here = std::env::current_dir().ok()?;
+    // What stands behind a question mark is no name.
+    here.to_str()
+        .filter(|here| !here.contains('?'))
+        .map(|here| format!("sqlite:///{}/{rest}", here.trim_end_matches('/')))
 }
 
 /// `text` with what stands between the user's name and the `@` left out.
@@ -122,6 +137,8 @@ impl fmt::Debug for Address {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -148,9 +165,13 @@ mod tests {
 
     #[test]
     fn the_file_of_an_address() {
-        assert_eq!(Address::parse("sqlite:///jobs.db").unwrap().file(), "jobs.db");
+        let here = Address::parse("sqlite:///jobs.db").unwrap();
+        assert_eq!(Path::new(here.file()), std::env::current_dir().unwrap().join("jobs.db"));
+        assert_eq!(here.shown(), "sqlite:///jobs.db");
         assert_eq!(Address::parse("sqlite:////var/jobs.db").unwrap().file(), "/var/jobs.db");
-        let address = Address::parse("sqlite:///jobs.db?synchronous=normal").unwrap();
-        assert_eq!((address.file(), address.query()), ("jobs.db", Some("synchronous=normal")));
+        let address = Address::parse("sqlite:////jobs.db?synchronous=normal").unwrap();
+        assert_eq!((address.file(), address.query()), ("/jobs.db", Some("synchronous=normal")));
+        assert_eq!(Address::parse("sqlite://").unwrap().file(), "");
+        assert_eq!(Address::parse("sqlite:///").unwrap().file(), "");
     }
 }

@@ -15,6 +15,7 @@ pub mod amqp;
 pub(crate) mod control;
 pub mod memory;
 pub mod redis;
+mod roll;
 pub mod sqlite;
 
 /// What a message is called by its consumer until it is settled. Of no use to anybody else.
@@ -30,6 +31,13 @@ pub struct Declaration {
     pub max_priority: Option<u8>,
     /// "classic" or "quorum", on a broker that has kinds; `None` for its default.
     pub kind: Option<String>,
+}
+
+impl Declaration {
+    /// Whether it is a name, and nothing else.
+    pub(crate) fn says_nothing(&self) -> bool {
+        self.max_priority.is_none() && self.kind.is_none()
+    }
 }
 
 /// What a consumer asks for.

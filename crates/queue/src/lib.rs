@@ -19,7 +19,9 @@ pub mod inbox;
 pub mod message;
 mod named;
 pub mod open;
+mod packed;
 mod sqlite;
+mod tls;
 pub mod wire;
 
 pub use backend::Backend;

@@ -5,10 +5,12 @@ mod servers;
 
 use std::sync::Arc;
 
+use lapin::types::{AMQPValue, FieldTable};
 use manyhands_queue::address::Address;
-use manyhands_queue::broker::Declaration;
+use manyhands_queue::broker::{Declaration, Delivery, Settlement};
 use manyhands_queue::open::{Options, open_broker};
 use manyhands_queue::{Broker, Error};
+use tokio::io::AsyncWriteExt;
 
 use self::contract::Fixture;
 use self::servers::rabbitmq::RabbitMq;
@@ -111,4 +113,147 @@ async fn a_name_that_is_too_long_is_refused() {
     assert!(broker.dead_letters(&long, 1).await.is_err());
     assert!(broker.bury(&long).await.is_err());
     assert!(broker.consume(contract::subscription(&[&long], 1)).await.is_err());
+}
+
+/// Publishes what no client of ours would.
+async fn publish_foreign(url: &str, queue: &str, properties: lapin::BasicProperties, body: &[u8]) {
+    let properties_of_connection = lapin::ConnectionProperties::default();
+    let connection =
+        lapin::Connection::connect(url.trim_end_matches('/'), properties_of_connection).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.unwrap();
+    let options = lapin::options::BasicPublishOptions::default();
+    let confirm = channel.basic_publish("".into(), queue.into(), options, body, properties).await.unwrap();
+    confirm.await.unwrap();
+}
+
+fn deep(levels: usize) -> lapin::BasicProperties {
+    let list = |inner, _| AMQPValue::FieldArray(vec![inner].into());
+    let mut headers = FieldTable::default();
+    headers.insert("deep".into(), (0..levels).fold(AMQPValue::Void, list));
+    lapin::BasicProperties::default().with_headers(headers).with_correlation_id("7".into())
+}
+
+#[tokio::test]
+async fn headers_that_lie_too_deep_make_a_dead_letter() {
+    let fixture = Shared::new().await;
+    let (broker, queue) = (fixture.broker(&Options::default()), contract::unique("deep"));
+    broker.declare(&contract::plain(&queue)).await.unwrap();
+    publish_foreign(fixture.address.secret(), &queue, deep(200), b"body").await;
+    broker.publish(&[contract::outgoing(&queue, 1)]).await.unwrap();
+    let mut consumer = broker.consume(contract::subscription(&[&queue], 10)).await.unwrap();
+    let mut came = Vec::new();
+    while came.len() < 2 {
+        came.extend(contract::in_time(consumer.next(2)).await.unwrap());
+    }
+    let reason = came[0].content.as_ref().unwrap_err().reason.clone();
+    assert_eq!(reason, "could not read the message: found headers nested 200 deep, expected at most 64");
+    assert!(came[1].content.is_ok());
+    consumer
+        .settler()
+        .settle(vec![(came[0].tag, Settlement::Dead { reason: reason.clone() })])
+        .await
+        .unwrap();
+    let letters = broker.dead_letters(&queue, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].reason.as_str(), letters[0].queue.as_str()), (reason.as_str(), queue.as_str()));
+}
+
+/// A server that answers with these bytes whatever it is told.
+async fn babbler(bytes: Vec<u8>) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let _ = client.write_all(&bytes).await;
+            let _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn what_is_no_amqp_ends_the_connection_with_the_reason() {
+    let start = |table: &[u8]| {
+        let payload = [&[0, 10, 0, 10, 0, 9][..], table].concat();
+        [&[1, 0, 0][..], &u32::try_from(payload.len()).unwrap().to_be_bytes(), &payload, &[0xCE]].concat()
+    };
+    // 20,000 lists in each other: more than a thread's stack has room for.
+    let mut table = Vec::new();
+    for level in (0..=20_000_u32).rev() {
+        table.extend(b"A");
+        table.extend((5 * level).to_be_bytes());
+    }
+    table.splice(0..0, *b"\x01a");
+    let size = u32::try_from(table.len()).unwrap().to_be_bytes();
+    for (bytes, expected) in [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "found a byte 0x48"),
+        (vec![1, 0, 0, 0x7F, 0, 0, 0], "found a frame of 2130706432 bytes"),
+        (start(&[&size[..], &table].concat()), "found headers nested 20001 deep, expected at most 64"),
+    ] {
+        let broker = broker_at(&format!("amqp://127.0.0.1:{}//", babbler(bytes).await));
+        let error = contract::in_time(broker.depth("queue")).await.unwrap_err();
+        assert!(matches!(&error, Error::Unreachable { reason, .. } if reason.contains(expected)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_reached_through_tls_if_it_is_trusted() {
+    let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/tls/ca.pem");
+    let [known, other] =
+        tokio::task::spawn_blocking(|| ["localhost", "127.0.0.2"].map(RabbitMq::shared_through_tls))
+            .await
+            .unwrap();
+    let open = |url: &str, query: &str| {
+        open_broker(&Address::parse(&format!("{url}?{query}")).unwrap(), &Options::default())
+    };
+    let trusting = format!("ssl_ca_certs={authority}");
+    let (broker, queue) = (open(&known, &trusting).unwrap(), contract::unique("tls"));
+    broker.publish(&[contract::outgoing(&queue, 1)]).await.unwrap();
+    let mut consumer = broker.consume(contract::subscription(&[&queue], 10)).await.unwrap();
+    assert_eq!(contract::in_time(consumer.next(1)).await.unwrap().len(), 1);
+    for (url, query, expected) in
+        [(&known, "", "UnknownIssuer"), (&other, trusting.as_str(), "not valid for name")]
+    {
+        let error = open(url, query).unwrap().depth(&queue).await.unwrap_err();
+        assert!(matches!(&error, Error::Refused { reason, .. } if reason.contains(expected)), "{error}");
+    }
+    assert!(open(&other, "ssl_cert_reqs=none").unwrap().depth(&queue).await.is_ok());
+    for wrong in
+        ["ssl_ca_certs=/nowhere", "ssl_ca_certs=/dev/null", "ssl_cert_reqs=perhaps", "ssl_certfile=/dev/null"]
+    {
+        let refused = open(&known, wrong).unwrap_err();
+        assert!(matches!(refused, Error::Address { .. }), "{refused}");
+    }
+    // Without TLS there, and with TLS where none is spoken to.
+    let port = url::Url::parse(&known).unwrap().port().unwrap();
+    let error = broker_at(&format!("amqp://127.0.0.1:{port}//")).depth(&queue).await.unwrap_err();
+    assert!(error.to_string().contains("is its address amqps://?"), "{error}");
+}
+
+#[tokio::test]
+async fn a_quorum_queue_is_taken_as_it_is() {
+    let fixture = Shared::new().await;
+    let (celerys, queue) = (fixture.broker(&Options::default()), contract::unique("quorum"));
+    celerys.declare(&Declaration { kind: Some("quorum".into()), ..contract::plain(&queue) }).await.unwrap();
+    let ours = fixture.broker(&Options::default());
+    ours.publish(&[1, 2, 3].map(|number| contract::outgoing(&queue, number))).await.unwrap();
+    let mut consumer = ours.consume(contract::subscription(&[&queue], 10)).await.unwrap();
+    let mut came = Vec::new();
+    while came.len() < 3 {
+        came.extend(contract::in_time(consumer.next(3)).await.unwrap());
+    }
+    let settler = consumer.settler();
+    settler.hold(&[came[0].tag]).await.unwrap();
+    let dead = Settlement::Dead { reason: "enough".into() };
+    let settlements = vec![(came[1].tag, dead), (came[2].tag, Settlement::Return)];
+    settler.settle(settlements).await.unwrap();
+    let again = contract::in_time(consumer.next(1)).await.unwrap();
+    let body = |delivery: &Delivery| delivery.content.as_ref().unwrap().body.clone();
+    assert_eq!(body(&again[0]), body(&came[2]));
+    assert!(again[0].is_redelivered);
+    assert_eq!(ours.dead_letters(&queue, 10).await.unwrap().len(), 1);
+    settler.settle(vec![(came[0].tag, Settlement::Done), (again[0].tag, Settlement::Done)]).await.unwrap();
+    assert_eq!(ours.revive(&queue, &[]).await.unwrap(), 1);
+    assert_eq!(body(&contract::in_time(consumer.next(1)).await.unwrap()[0]), body(&came[1]));
 }

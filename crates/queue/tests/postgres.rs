@@ -158,10 +158,53 @@ async fn a_wrong_password_is_refused_and_not_shown() {
     let error = store.get("id").await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
     assert!(!format!("{error} {error:?} {store:?}").contains("hunter2"));
-    let tls = Address::parse(&format!("{url}?sslmode=require")).unwrap();
-    let error = open_backend(&tls, None, &Options::default()).unwrap_err();
-    assert!(matches!(&error, Error::Address { reason, .. } if reason.contains("TLS")), "{error:?}");
-    assert!(!error.to_string().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_server_is_reached_through_tls_as_far_as_it_is_trusted() {
+    let url = Shared::new().await.address.secret().to_owned();
+    let port = url::Url::parse(&url).unwrap().port().unwrap();
+    let open = |place: &str, query: &str| {
+        let (host, name) = place.split_once('/').unwrap_or((place, "postgres"));
+        let address = format!("postgresql://guest:secret@{host}:{port}/{name}?{query}");
+        let address = Address::parse(&address).unwrap();
+        open_backend(&address, None, &Options::default())
+    };
+    let watcher = connect(&url).await;
+    let authority = concat!("sslrootcert=", env!("CARGO_MANIFEST_DIR"), "/tests/servers/tls/ca.pem");
+    for (host, query, is_encrypted) in [
+        ("127.0.0.1", "sslmode=disable".into(), false),
+        ("127.0.0.1", "sslmode=prefer".into(), true),
+        ("127.0.0.2", "sslmode=require".into(), true),
+        ("127.0.0.2", format!("sslmode=verify-ca&{authority}"), true),
+        ("localhost", format!("sslmode=verify-full&{authority}"), true),
+    ] {
+        // In a database of its own, so that its connections are told from those of others.
+        let name = unique("tls").replace('-', "_");
+        watcher.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let store = open(&format!("{host}/{name}"), &query).unwrap();
+        assert_eq!(store.get("id").await.unwrap(), None);
+        let look =
+            "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE datname = $1";
+        let row = watcher.query_one(look, &[&name]).await.unwrap();
+        assert_eq!(row.get::<_, Option<bool>>(0), Some(is_encrypted), "{host} {query}");
+    }
+    let distrusted = [
+        ("127.0.0.1", "sslmode=verify-full".into(), "UnknownIssuer"),
+        ("127.0.0.2", format!("sslmode=verify-full&{authority}"), "not valid for name"),
+    ];
+    for (host, query, expected) in distrusted {
+        let error = open(host, &query).unwrap().get("id").await.unwrap_err();
+        assert!(matches!(&error, Error::Refused { reason, .. } if reason.contains(expected)), "{error}");
+    }
+    for wrong in [
+        "sslmode=perhaps",
+        "sslrootcert=/nowhere&sslmode=verify-full",
+        "sslrootcert=/dev/null&sslmode=verify-full",
+    ] {
+        let error = open("127.0.0.1", wrong).unwrap_err();
+        assert!(matches!(error, Error::Address { .. }), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,10 @@ use crate::broker::Unreadable;
 use crate::message::{Headers, Message, Properties};
 
 /// How deep tables and arrays may stand in each other.
-const DEEPEST: usize = 64;
+pub(crate) const DEEPEST: usize = 64;
+
+/// Instead of headers that nobody can read, one that says why: put there when such a message comes in.
+pub(crate) const UNREADABLE: &str = "x-manyhands-unreadable";
 
 /// What a frame has beside the table: its own marks, the fixed part of a content header, and its other properties.
 const BESIDE: usize = 8 + 14 + 7 * 256;
@@ -58,6 +61,13 @@ pub fn encode(message: &Message, frame_max: usize) -> Result<BasicProperties, Un
 pub fn decode(properties: &BasicProperties, body: Bytes, limits: &Limits) -> Result<Message, Unreadable> {
     if u64::try_from(body.len()).is_ok_and(|size| size > limits.body) {
         return Err(unreadable(&format!("a body of {} bytes, expected at most {}", body.len(), limits.body)));
+    }
+    if let Some(AMQPValue::LongString(reason)) =
+        properties.headers().as_ref().and_then(|headers| headers.inner().get(UNREADABLE))
+    {
+        return Err(Unreadable {
+            reason: shortened(String::from_utf8_lossy(reason.as_bytes()).into_owned()),
+        });
     }
     let mut headers = Reading::default();
     let mut room = limits.headers;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use manyhands_queue::broker::{Consumer, Declaration, Revocation, Settlement};
+use manyhands_queue::broker::{Consumer, Declaration, Revocation, Settlement, Tag};
 use manyhands_queue::message::{Headers, Message, Outgoing, Properties};
 use manyhands_queue::open::Options;
 use manyhands_queue::{Broker, Error};
@@ -360,6 +360,44 @@ pub(crate) async fn what_is_held_does_not_count<F: Fixture>() {
     let came = receive(&mut other, 1).await;
     assert_eq!((number(&came[0]), came[0].is_redelivered), (1, true));
     done(&*other, &came).await;
+}
+
+pub(crate) async fn what_is_held_is_settled_in_every_way<F: Fixture>() {
+    let (fixture, queue) = (F::new().await, unique("held"));
+    let broker = open(&fixture);
+    let message = |number: usize| Message { body: number.to_string().into(), ..full(0) };
+    let outgoing = |number| Outgoing { queue: queue.clone(), message: message(number) };
+    broker.publish(&(0..5).map(outgoing).collect::<Vec<_>>()).await.unwrap();
+    let mut consumer = consume(&broker, &queue, 5).await;
+    let held = receive(&mut consumer, 5).await;
+    let tags: Vec<Tag> = held.iter().map(|delivery| delivery.tag).collect();
+    let settler = consumer.settler();
+    settler.hold(&tags).await.unwrap();
+    // Twice is once.
+    settler.hold(&tags[..2]).await.unwrap();
+    let ways = [
+        Settlement::Done,
+        Settlement::Return,
+        Settlement::Requeue,
+        Settlement::Dead { reason: "held for too long".into() },
+        Settlement::Replace(Box::new(outgoing(9))),
+    ];
+    settler.settle(tags.into_iter().zip(ways).collect()).await.unwrap();
+    let mut came = receive(&mut consumer, 3).await;
+    came.sort_unstable_by_key(number);
+    assert_eq!(came.iter().map(number).collect::<Vec<_>>(), [1, 2, 9]);
+    for delivery in &came {
+        assert_eq!(delivery.content.as_ref().unwrap(), &message(number(delivery)));
+    }
+    done(&*consumer, &came).await;
+    nothing_comes(&mut consumer).await;
+    let dead = broker.dead_letters(&queue, 10).await.unwrap();
+    let [letter] = &dead[..] else { panic!("{dead:?}") };
+    let died = letter.content.as_ref().unwrap();
+    assert_eq!(
+        (&letter.reason[..], &died.headers, &died.body),
+        ("held for too long", &full(0).headers, &message(3).body)
+    );
 }
 
 pub(crate) async fn two_consumers_share_and_double_nothing<F: Fixture>() {

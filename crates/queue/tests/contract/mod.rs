@@ -94,6 +94,7 @@ macro_rules! broker_laws {
             nothing_is_lost_when_next_is_given_up,
             a_consumer_has_no_more_than_it_asked_for,
             what_is_held_does_not_count,
+            what_is_held_is_settled_in_every_way,
             two_consumers_share_and_double_nothing,
             a_dropped_consumer_gives_back,
             a_large_body_is_not_read,

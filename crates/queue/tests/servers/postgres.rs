@@ -1,5 +1,6 @@
 //! A private `PostgreSQL`: in a folder and on a port of its own, gone with the process that started it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::OnceLock;
@@ -52,6 +53,7 @@ impl Postgres {
                 .arg(&data)
                 .current_dir(&folder),
         );
+        certify(&data);
         let mut server = Self { folder, owner, port: free_port(), running: None };
         server.resume();
         server
@@ -68,12 +70,12 @@ impl Postgres {
         let mut command = as_other("postgres");
         command.arg("-D").arg(self.folder.join("data")).args([
             "-h",
-            "127.0.0.1",
+            "127.0.0.1,127.0.0.2", // its certificate has one of them
             "-p",
             &self.port.to_string(),
             "-k",
         ]);
-        command.arg(&self.folder).args(["-c", "shared_buffers=16MB"]);
+        command.arg(&self.folder).args(["-c", "shared_buffers=16MB", "-c", "ssl=on"]);
         let server = apart(&mut command).current_dir(&self.folder).spawn().unwrap();
         let guard = guard(&self.folder, self.owner, &[server.id()]);
         self.running = Some((server, guard));
@@ -100,6 +102,19 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.kill();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Gives a server its certificate, and a key that nobody else may read.
+fn certify(data: &Path) {
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/tls");
+    for end in ["crt", "key"] {
+        let file = data.join("server").with_extension(end);
+        fs::copy(files.join(if end == "key" { "server.key" } else { "server.pem" }), &file).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        if is_root() {
+            done(Command::new("chown").arg("postgres").arg(&file));
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct RabbitMq {
     folder: PathBuf,
     owner: u32,
     port: u16,
+    tls: u16,
     distribution: u16,
     mapper: u16,
     running: Option<Running>,
@@ -37,15 +38,12 @@ struct Running {
 impl RabbitMq {
     /// The address of the server that all tests of this run share.
     pub(crate) fn shared() -> &'static str {
-        static SHARED: OnceLock<String> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            join("rabbitmq", |folder, owner| {
-                let server = Self::start_in(folder.into(), owner);
-                let url = server.url();
-                mem::forget(server);
-                url
-            })
-        })
+        addresses().0
+    }
+
+    /// Its address through TLS, by this name of its machine.
+    pub(crate) fn shared_through_tls(host: &str) -> String {
+        format!("amqps://guest:guest@{host}:{}//", addresses().1)
     }
 
     /// A server for one test, with nothing in it.
@@ -61,8 +59,16 @@ impl RabbitMq {
         let cookie = folder.join(".erlang.cookie");
         fs::write(&cookie, "manyhands").unwrap();
         fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400)).unwrap();
-        let [port, distribution, mapper] = [(); 3].map(|()| free_port());
-        let mut server = Self { folder, owner, port, distribution, mapper, running: None };
+        let [port, tls, distribution, mapper] = [(); 4].map(|()| free_port());
+        let files = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/tls");
+        // By two names, of which its certificate has one.
+        let config = format!(
+            "listeners.ssl.1 = 127.0.0.1:{tls}\nlisteners.ssl.2 = 127.0.0.2:{tls}\n\
+             ssl_options.cacertfile = {files}/ca.pem\nssl_options.certfile = {files}/server.pem\n\
+             ssl_options.keyfile = {files}/server.key\nloopback_users = none\n"
+        );
+        fs::write(folder.join("rabbitmq.conf"), config).unwrap();
+        let mut server = Self { folder, owner, port, tls, distribution, mapper, running: None };
         server.resume();
         server
     }
@@ -125,7 +131,7 @@ impl RabbitMq {
             .env("RABBITMQ_LOG_BASE", self.folder.join("log"))
             .env("RABBITMQ_PID_FILE", self.folder.join("pid"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.folder.join("plugins"))
-            .env("RABBITMQ_CONFIG_FILE", self.folder.join("none"))
+            .env("RABBITMQ_CONFIG_FILE", self.folder.join("rabbitmq.conf"))
             .env("RABBITMQ_CONF_ENV_FILE", self.folder.join("none"))
             .env("RABBITMQ_GENERATED_CONFIG_DIR", self.folder.join("generated"))
             // One process instead of a shell with a child, so that a kill meets the server itself.
@@ -146,6 +152,20 @@ impl RabbitMq {
             thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// The address of the shared server, and its port for TLS.
+fn addresses() -> (&'static str, &'static str) {
+    static SHARED: OnceLock<String> = OnceLock::new();
+    let both = SHARED.get_or_init(|| {
+        join("rabbitmq", |folder, owner| {
+            let server = RabbitMq::start_in(folder.into(), owner);
+            let both = format!("{} {}", server.url(), server.tls);
+            mem::forget(server);
+            both
+        })
+    });
+    both.split_once(' ').unwrap()
 }
 
 impl Drop for RabbitMq {

@@ -5,11 +5,14 @@
 //! made if they are missing. A result expires when whoever stored it has said so; those of Celery's workers never do,
 //! here: its `celery.backend_cleanup` deletes them.
 //!
+//! **TLS.** As much as the address demands, in the words of `PostgreSQL`'s own clients; by default, where the server has it.
+//!
 //! **Not here.** Documents that are not JSON: Celery keeps the parts of a result in columns of their own, and only JSON
-//! is taken apart here. No TLS: an address with `sslmode=require` is refused; `sslmode=prefer` goes without.
+//! is taken apart here.
 
 mod document;
 mod schema;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +21,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
-use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Row, Statement};
 
 use self::document::Columns;
+use self::tls::Tls;
 use super::waiters::Waiters;
 use super::{Backend, Found, State, Stored};
 use crate::address::Address;
@@ -53,6 +56,7 @@ pub struct PostgresBackend {
 /// The server, connected to or not.
 struct Server {
     config: Config,
+    tls: Tls,
     shown: String,
     timeout: Duration,
     /// Seconds.
@@ -79,20 +83,17 @@ impl PostgresBackend {
     /// The database at an address. Connects when it is first used.
     ///
     /// # Errors
-    /// [`Error::Address`] if the address is not understood, or asks for TLS.
+    /// [`Error::Address`] if the address is not understood, or names certificates that cannot be read.
     pub fn open(address: &Address, options: &Options) -> Result<Self, Error> {
         const CENTURY: f64 = 100.0 * 365.0 * 86_400.0;
         let refuse = |reason| Error::Address { address: address.shown().into(), reason };
-        let mut config: Config = address.secret().parse().map_err(|error| refuse(format!("{error}")))?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(refuse(
-                "found sslmode=require, expected disable or prefer: there is no TLS here".into(),
-            ));
-        }
-        config.ssl_mode(SslMode::Disable).connect_timeout(options.timeout).application_name("manyhands");
+        let (tls, mode, rest) = tls::of_address(address.secret()).map_err(refuse)?;
+        let mut config: Config = rest.parse().map_err(|error| refuse(format!("{error}")))?;
+        config.ssl_mode(mode).connect_timeout(options.timeout).application_name("manyhands");
         let keep = options.keep_results.as_secs_f64();
         let server = Server {
             config,
+            tls,
             shown: address.shown().into(),
             timeout: options.timeout,
             keep: (keep < CENTURY).then_some(keep),
@@ -153,7 +154,7 @@ impl Server {
     }
 
     async fn connect(&self) -> Result<(Live, mpsc::UnboundedReceiver<String>), Error> {
-        let (client, mut connection) = self.answer("connect", self.config.connect(NoTls)).await?;
+        let (client, mut connection) = self.answer("connect", self.config.connect(self.tls.clone())).await?;
         let (tell, heard) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) =
@@ -205,7 +206,11 @@ impl Server {
         let Some(said) = error.as_db_error() else {
             let cause =
                 std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            return self.unreachable(format!("{error}{cause}"));
+            let is_distrust = std::error::Error::source(error)
+                .and_then(|cause| cause.downcast_ref())
+                .is_some_and(crate::tls::is_distrust);
+            let reason = format!("{error}{cause}");
+            return if is_distrust { self.refused(action, reason) } else { self.unreachable(reason) };
         };
         match said.code() {
             &(SqlState::DISK_FULL | SqlState::OUT_OF_MEMORY) => {

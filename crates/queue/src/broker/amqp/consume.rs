@@ -57,7 +57,12 @@ pub(super) async fn begin(post: &Arc<Post>, subscription: &Subscription) -> Resu
 async fn prepare(post: &Post, subscription: &Subscription) -> Result<Arc<Live>, Error> {
     let live = post.back.live().await?;
     for queue in &subscription.queues {
-        post.declare(&live, queue).await?;
+        // Who does not say how it is declared takes it as it is.
+        if queue.says_nothing() {
+            post.prepare(&live, &queue.name).await?;
+        } else {
+            post.declare(&live, queue).await?;
+        }
     }
     Ok(live)
 }

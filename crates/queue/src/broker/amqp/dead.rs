@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use uuid::Uuid;
@@ -30,15 +30,16 @@ pub(super) fn queue_of(queue: &str) -> String {
 }
 
 /// What becomes of a message that nobody can do anything with.
-pub(super) fn bury(queue: &str, properties: BasicProperties, body: Bytes, reason: &str) -> Letter {
+pub(super) fn bury(letter: Letter, reason: &str) -> Letter {
+    let Letter { queue, properties, body } = letter;
     let mut headers = properties.headers().clone().unwrap_or_default();
     let died = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     headers.insert(REASON.into(), AMQPValue::LongString(reason.into()));
     headers.insert(DIED.into(), AMQPValue::Double(died));
-    headers.insert(QUEUE.into(), AMQPValue::LongString(queue.into()));
+    headers.insert(QUEUE.into(), AMQPValue::LongString(queue.as_str().into()));
     let key = ShortString::from(Uuid::new_v4().to_string());
     Letter {
-        queue: queue_of(queue),
+        queue: queue_of(&queue),
         properties: lasting(properties).with_headers(headers).with_message_id(key),
         body,
     }
@@ -89,9 +90,7 @@ pub(super) async fn list(post: &Post, queue: &str, most: usize) -> Result<Vec<De
     let action = format!("look into the queue {}", queue_of(queue));
     let mut letters = Vec::new();
     while letters.len() < most {
-        let Some(delivery) = post.server.answer(&action, get(&channel, queue)).await? else {
-            return Ok(letters);
-        };
+        let Some(delivery) = post.server.answer(&action, get(&channel, queue)).await? else { break };
         letters.push(read(queue, delivery));
     }
     give_back(post, &channel).await?;
@@ -134,6 +133,9 @@ pub(super) async fn revive(post: &Post, queue: &str, keys: &[String]) -> Result<
 /// What was taken and not acknowledged goes back to where it was.
 async fn give_back(post: &Post, channel: &Channel) -> Result<(), Error> {
     if channel.status().connected() {
+        // Closing alone gives it back some time later.
+        let all = BasicNackOptions { multiple: true, requeue: true };
+        post.server.answer("give back messages", channel.basic_nack(0, all)).await?;
         post.server.answer("close a channel", channel.close(200, "OK".into())).await?;
     }
     Ok(())

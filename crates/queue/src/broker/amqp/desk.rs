@@ -1,6 +1,5 @@
 //! Where the deliveries of a consumer are settled.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +9,8 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions, Basi
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel};
 
-use super::ledger::{Ack, Ledger};
+use super::book::Book;
+use super::ledger::Ack;
 use super::publish::{Letter, begin};
 use super::{Post, dead};
 use crate::broker::{Settle, Settlement, Tag};
@@ -35,21 +35,6 @@ pub(super) struct Prefetch {
     pub(super) told: tokio::sync::Mutex<u16>,
 }
 
-/// What is not settled yet, and what the server was told.
-struct Book {
-    kept: HashMap<u64, Kept>,
-    held: u32,
-    ledger: Ledger,
-}
-
-/// A message as it came: it may have to be sent elsewhere, and the server gives it to nobody twice.
-struct Kept {
-    queue: usize,
-    properties: Box<BasicProperties>,
-    body: Bytes,
-    is_held: bool,
-}
-
 /// The limit that the server is told for so many messages: it counts in 16 bits, and 0 is no limit.
 pub(super) fn limit(messages: u32) -> u16 {
     u16::try_from(messages).unwrap_or(0)
@@ -63,9 +48,8 @@ impl Desk {
         consumers: Vec<ShortString>,
         prefetch: Prefetch,
     ) -> Self {
-        let book = Book { kept: HashMap::new(), held: 0, ledger: Ledger::new() };
-        let is_stopped = AtomicBool::new(false);
-        Self { post, channel, queues, consumers, prefetch, book: Mutex::new(book), is_stopped }
+        let (book, is_stopped) = (Mutex::new(Book::new()), AtomicBool::new(false));
+        Self { post, channel, queues, consumers, prefetch, book, is_stopped }
     }
 
     pub(super) fn queue(&self, at: usize) -> &str {
@@ -84,7 +68,7 @@ impl Desk {
     pub(super) fn keep(&self, messages: impl Iterator<Item = (u64, usize, Box<BasicProperties>, Bytes)>) {
         let mut book = locked(&self.book);
         for (tag, queue, properties, body) in messages {
-            book.kept.insert(tag, Kept { queue, properties, body, is_held: false });
+            book.keep(tag, queue, properties, body);
         }
     }
 
@@ -93,20 +77,21 @@ impl Desk {
         let mut sorted = Sorted::default();
         let book = locked(&self.book);
         for (Tag(tag), settlement) in settlements {
-            let Some(kept) = book.kept.get(&tag) else { continue };
-            let queue = &self.queues[kept.queue];
-            let (properties, body) = (|| (*kept.properties).clone(), || kept.body.clone());
+            if !book.has(tag) {
+                continue;
+            }
             match settlement {
                 Settlement::Done => sorted.done.push(tag),
                 Settlement::Return => sorted.returned.push(tag),
-                Settlement::Requeue => sorted
-                    .sent
-                    .push((tag, Letter { queue: queue.clone(), properties: properties(), body: body() })),
+                Settlement::Requeue => {
+                    sorted.sent.extend(book.letter(tag, &self.queues).map(|letter| (tag, letter)));
+                }
                 Settlement::Replace(outgoing) => {
                     sorted.sent.push((tag, self.post.letter(&outgoing.queue, &outgoing.message)?));
                 }
                 Settlement::Dead { reason } => {
-                    sorted.dead.push((tag, dead::bury(queue, properties(), body(), &reason)));
+                    let letter = book.letter(tag, &self.queues);
+                    sorted.dead.extend(letter.map(|letter| (tag, dead::bury(letter, &reason))));
                 }
             }
         }
@@ -122,12 +107,10 @@ impl Desk {
         let writes = {
             let mut book = locked(&self.book);
             let mut writes = Vec::new();
-            for tag in book.take(returned) {
-                book.ledger.strike(tag);
+            for tag in book.strike(returned) {
                 writes.push(begin(self.write(Say::Return(tag))));
             }
-            let done = book.take(done);
-            for ack in book.ledger.acknowledge(&done) {
+            for ack in book.acknowledge(done) {
                 writes.push(begin(self.write(Say::Done(ack))));
             }
             writes
@@ -170,7 +153,7 @@ impl Desk {
             return Ok(());
         }
         let mut told = self.prefetch.told.lock().await;
-        let limit = limit(wanted.saturating_add(locked(&self.book).held));
+        let limit = limit(wanted.saturating_add(locked(&self.book).held()));
         if *told != limit {
             let question = self.channel.basic_qos(limit, BasicQosOptions { global: true });
             self.post.server.answer("set the prefetch", question).await?;
@@ -203,20 +186,6 @@ enum Say {
     Done(Ack),
 }
 
-impl Book {
-    /// Those of the tags that are not settled yet; from now on they are.
-    fn take(&mut self, mut tags: Vec<u64>) -> Vec<u64> {
-        tags.retain(|tag| match self.kept.remove(tag) {
-            Some(kept) => {
-                self.held -= u32::from(kept.is_held);
-                true
-            }
-            None => false,
-        });
-        tags
-    }
-}
-
 #[async_trait]
 impl Settle for Desk {
     async fn settle(&self, settlements: Vec<(Tag, Settlement)>) -> Result<(), Error> {
@@ -237,9 +206,7 @@ impl Settle for Desk {
         {
             let mut book = locked(&self.book);
             for Tag(tag) in tags {
-                let is_new =
-                    book.kept.get_mut(tag).is_some_and(|kept| !std::mem::replace(&mut kept.is_held, true));
-                book.held += u32::from(is_new);
+                book.hold(*tag, &self.queues);
             }
         }
         self.adjust().await

@@ -3,15 +3,18 @@
 //! The server numbers the deliveries of a channel from 1 on. One acknowledgement can speak for all up to a number, as
 //! long as that one is not settled yet; it must never speak for one that is still in work.
 
-use std::collections::BTreeSet;
+//!
+//! What is settled is kept as ranges: behind one message that is held for hours, very many come and go.
+
+use std::collections::BTreeMap;
 
 /// What is settled.
 #[derive(Debug)]
 pub(super) struct Ledger {
     /// Everything below is settled.
     floor: u64,
-    /// What is settled above it.
-    settled: BTreeSet<u64>,
+    /// What is settled above it: from each number up to another, which is not settled.
+    settled: BTreeMap<u64, u64>,
 }
 
 /// One acknowledgement.
@@ -25,36 +28,62 @@ pub(super) enum Ack {
 
 impl Ledger {
     pub(super) fn new() -> Self {
-        Self { floor: 1, settled: BTreeSet::new() }
+        Self { floor: 1, settled: BTreeMap::new() }
     }
 
     /// This one was settled otherwise. The server must know before it is told of the next acknowledgement.
     pub(super) fn strike(&mut self, tag: u64) {
-        self.settled.insert(tag);
+        self.add(tag);
         self.rise();
     }
 
     /// How to acknowledge these, none of which is settled.
     pub(super) fn acknowledge(&mut self, tags: &[u64]) -> Vec<Ack> {
-        self.settled.extend(tags);
+        for tag in tags {
+            self.add(*tag);
+        }
         self.rise();
         let last = tags.iter().filter(|&&tag| tag < self.floor).max();
         let others = tags.iter().filter(|&&tag| tag > self.floor);
         last.map(|&tag| Ack::UpTo(tag)).into_iter().chain(others.map(|&tag| Ack::One(tag))).collect()
     }
 
+    fn add(&mut self, tag: u64) {
+        let end = self.settled.remove(&(tag + 1)).unwrap_or(tag + 1);
+        match self.settled.range_mut(..tag).next_back() {
+            Some((_, before)) if *before == tag => *before = end,
+            _ => drop(self.settled.insert(tag, end)),
+        }
+    }
+
     fn rise(&mut self) {
-        while self.settled.remove(&self.floor) {
-            self.floor += 1;
+        if let Some(end) = self.settled.remove(&self.floor) {
+            self.floor = end;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_comes_and_goes_behind_one_that_is_held_takes_no_room() {
+        let mut ledger = Ledger::new();
+        for tag in 2..=10_000 {
+            // In pairs, the second one first.
+            let tag = tag ^ 1;
+            assert_eq!(ledger.acknowledge(&[tag]), [Ack::One(tag)]);
+            assert!(ledger.settled.len() <= 2);
+        }
+        assert_eq!(ledger.settled, BTreeMap::from([(2, 10_000), (10_001, 10_002)]));
+        assert_eq!(ledger.acknowledge(&[10_000]), [Ack::One(10_000)]);
+        assert_eq!(ledger.acknowledge(&[1, 10_002]), [Ack::UpTo(10_002)]);
+    }
 
     #[test]
     fn what_was_settled_in_order_takes_one_acknowledgement() {

@@ -9,6 +9,10 @@
 //! when it was written. Were it lost with the connection, the message would come again. `Requeue`, `Dead` and `Replace`
 //! publish first and acknowledge then: a crash in between doubles a message and loses none.
 //!
+//! **Hostile headers.** What comes in passes a guard first: headers that lie too deep in each other, or that nobody can
+//! read, are taken off their message, which becomes a dead letter with its body and the reason; what is no AMQP ends the
+//! connection.
+//!
 //! **Large bodies.** The server says how large a body is before it sends it, but the library that reads the connection
 //! puts the whole body together before it hands it over: what is larger than `max_body` becomes a dead letter only then.
 //! What protects the memory is the server's own limit (`max_message_size`, 128 MiB by default), for each of the
@@ -21,18 +25,24 @@
 //! `consumer_timeout` (half an hour by default): all that it had come again, to the next consumer. Only the server's
 //! configuration can change that.
 //!
+//! **Quorum queues.** What somebody has declared as one is taken as it is. Their server limits each consumer by itself, so
+//! that messages which are held count as prefetched, there.
+//!
 //! **Prefetch.** It counts for all queues of a consumer together where the server can do that (classic queues of
 //! `RabbitMQ` 3), else for each of its queues.
 
+mod book;
 mod consume;
 mod dead;
 mod declare;
 mod desk;
+mod guard;
 mod ledger;
 pub(crate) mod link;
 pub(crate) mod publish;
 mod revoked;
 pub(crate) mod server;
+mod stream;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -132,6 +142,9 @@ impl Post {
     }
 
     fn remember(&self, queue: &Declaration) {
+        if queue.says_nothing() {
+            return;
+        }
         locked(&self.known).insert(queue.name.clone(), queue.clone());
     }
 

@@ -1,21 +1,31 @@
 //! The server at an address: how it is connected to, and what its errors mean.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
+use tokio_rustls::rustls;
 use url::Url;
 
+use super::{FRAME, stream};
 use crate::address::Address;
 use crate::error::Error;
 use crate::open::Options;
+use crate::tls::{Terms, is_distrust};
+
+/// Seconds between signs of life, of both sides, where the address does not say it (`?heartbeat=`). After twice as long
+/// without any, the connection counts as lost.
+const HEARTBEAT: u16 = 20;
 
 /// A `RabbitMQ`, connected to or not.
 #[derive(Debug)]
 pub(crate) struct Server {
     uri: Uri,
+    /// How to speak TLS with it, if one does.
+    tls: Option<Arc<rustls::ClientConfig>>,
     shown: String,
     timeout: Duration,
     is_closed: AtomicBool,
@@ -34,10 +44,15 @@ impl Server {
     /// The server at an address. Nothing is connected yet.
     pub(crate) fn at(address: &Address, options: &Options) -> Result<Self, Error> {
         let refuse = |reason| Error::Address { address: address.shown().into(), reason };
-        let mut uri = understand(address.secret()).map_err(refuse)?;
-        uri.query.connection_timeout = u64::try_from(options.timeout.as_millis()).ok();
+        let url = Url::parse(address.secret()).map_err(|error| refuse(format!("it is no URL: {error}")))?;
+        let uri = understand(&url).map_err(refuse)?;
+        let tls = match uri.scheme {
+            AMQPScheme::AMQPS => Some(Terms::of_url(&url).and_then(|terms| terms.config()).map_err(refuse)?),
+            AMQPScheme::AMQP => None,
+        };
         Ok(Self {
             uri: Uri(uri),
+            tls: tls.map(Arc::new),
             shown: address.shown().into(),
             timeout: options.timeout,
             is_closed: AtomicBool::new(false),
@@ -72,7 +87,8 @@ impl Server {
     pub(crate) async fn connect(&self, name: &str) -> Result<Connection, Error> {
         self.check()?;
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        self.answer("connect", Connection::connect_uri(self.uri.0.clone(), properties)).await
+        let connecting = stream::connect(self.uri.0.clone(), properties, self.tls.clone(), self.timeout);
+        self.answer("connect", connecting).await
     }
 
     /// Waits for an answer, as long as one waits for answers; `action` is a verb and its object.
@@ -118,6 +134,8 @@ impl Server {
             ErrorKind::AuthProviderError(_)
             | ErrorKind::SerialisationError(_)
             | ErrorKind::NoDefaultRuntime => self.refused(action, error.to_string()),
+            ErrorKind::IOError(error) if is_distrust(error) => self.refused(action, error.to_string()),
+            ErrorKind::IOError(error) => self.unreachable(error.to_string()),
             _ => self.unreachable(error.to_string()),
         }
     }
@@ -138,10 +156,13 @@ pub(super) fn is(error: &lapin::Error, number: u16) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(said) if said.get_id() == number)
 }
 
-fn understand(text: &str) -> Result<AMQPUri, String> {
-    let url = Url::parse(text).map_err(|error| format!("it is no URL: {error}"))?;
+fn understand(url: &Url) -> Result<AMQPUri, String> {
     let scheme = if url.scheme() == "amqps" { AMQPScheme::AMQPS } else { AMQPScheme::AMQP };
-    let mut query = AMQPQueryString::default();
+    let mut query = AMQPQueryString {
+        frame_max: u32::try_from(FRAME).ok(),
+        heartbeat: Some(HEARTBEAT),
+        ..AMQPQueryString::default()
+    };
     for (name, value) in url.query_pairs() {
         let number =
             || value.parse().map_err(|_| format!("found {name}={value}, expected a number of seconds"));
@@ -189,6 +210,10 @@ fn decoded(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn understand(text: &str) -> Result<AMQPUri, String> {
+        super::understand(&Url::parse(text).unwrap())
+    }
 
     #[test]
     fn what_an_address_leaves_out_is_what_the_server_is_installed_with() {

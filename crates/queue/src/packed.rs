@@ -5,13 +5,13 @@
 //!
 //! **Bounds.** There are at most [`MOST_SHAPES`] shapes at a time: a message with yet another one carries it along.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::Ticket;
 use crate::broker::Tag;
+use crate::inbox::Ticket;
 use crate::message::{Headers, Message, Properties};
 
 /// More different shapes are not kept.
@@ -42,6 +42,43 @@ impl Packed {
         let mut reader = Reader(&self.0);
         let flags = reader.byte();
         reader.ticket(flags)
+    }
+}
+
+/// Ids that are looked for among packed deliveries.
+#[derive(Debug)]
+pub(crate) struct Ids<'a> {
+    uuids: HashSet<[u8; 16]>,
+    others: HashSet<&'a [u8]>,
+}
+
+impl<'a> Ids<'a> {
+    pub(crate) fn new(ids: impl Iterator<Item = &'a str>) -> Self {
+        let mut these = Self { uuids: HashSet::new(), others: HashSet::new() };
+        for id in ids {
+            match uuid_of(id) {
+                Some(uuid) => these.uuids.insert(uuid),
+                None => these.others.insert(id.as_bytes()),
+            };
+        }
+        these
+    }
+
+    /// Whether one of them is the delivery's, which is not unpacked for that.
+    pub(crate) fn have(&self, packed: &Packed) -> bool {
+        let mut reader = Reader(&packed.0);
+        let flags = reader.byte();
+        reader.ticket(flags);
+        if flags & OWN_SHAPE != 0 {
+            reader.bytes();
+        } else {
+            reader.number();
+        }
+        if flags & ID_IS_UUID != 0 {
+            self.uuids.contains(reader.take(16))
+        } else {
+            self.others.contains(reader.bytes())
+        }
     }
 }
 
@@ -148,6 +185,13 @@ impl Shapes {
 
     /// Unpacks a delivery: where it came from, its queue and the message.
     pub(crate) fn unpack(&mut self, packed: Packed) -> (Ticket, String, Message) {
+        let unpacked = self.read(&packed);
+        self.forget(packed);
+        unpacked
+    }
+
+    /// Reads a delivery that stays packed.
+    pub(crate) fn read(&self, packed: &Packed) -> (Ticket, String, Message) {
         let mut reader = Reader(&packed.0);
         let flags = reader.byte();
         let has = |flag| flags & flag != 0;
@@ -156,9 +200,7 @@ impl Shapes {
             serde_json::from_slice(reader.bytes())
         } else {
             let number = u32::try_from(reader.number()).unwrap_or(u32::MAX);
-            let common = serde_json::from_slice(&self.kept[number as usize].shape);
-            self.release(number);
-            common
+            serde_json::from_slice(&self.kept[number as usize].shape)
         };
         let common: Common = common.expect("it was written by `shape`");
         let (first, second, third) = common;
