@@ -15,7 +15,7 @@
 //! is never begun. In no window of time do more tasks of one name begin than its rate allows. A message that has taken
 //! [`Settings::most_losses`] workers with it is not given to another.
 //!
-//! **Cost.** A delivery that is due later takes some hundred bytes ([`packed`]); what is alike in many is kept once.
+//! **Cost.** A delivery that is due later takes some hundred bytes ([`packed`](crate::packed)); what is alike in many is kept once.
 //!
 //! **Not here.** No clock, no thread, no I/O, no broker: the owner serialises the calls and carries out the effects.
 //! When the wall clock is set back, what comes in meanwhile may be due too early by as much.
@@ -33,9 +33,10 @@ use serde_json::json;
 use crate::backend::{State, Stored};
 use crate::broker::{Delivery, Settlement};
 use crate::message::Message;
+use crate::packed::{Packed, Shapes};
 
 mod document;
-mod packed;
+mod revoked;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -44,7 +45,6 @@ mod verdict;
 mod words;
 
 pub use document::Answer;
-use packed::{Packed, Shapes};
 use running::{Entry, Running};
 pub use verdict::LOSSES;
 pub use words::{
@@ -55,6 +55,8 @@ pub use words::{
 const MOST_BEHIND_RATE: usize = 1000;
 /// What is due comes out of its few bytes only when fewer are ready.
 const MOST_READY: usize = 4096;
+/// The room of so few that were held is not worth giving back.
+const FEW: usize = 4096;
 /// How many ids of each kind are remembered.
 const MOST_REMEMBERED: usize = 50_000;
 
@@ -97,6 +99,8 @@ pub struct Inbox {
     entries: Running,
     running: usize,
     held: TimerWheel<Packed>,
+    /// The most that there were at once in this wheel, which keeps their room.
+    most_held: usize,
     held_bytes: usize,
     /// What is due, but has no room among what is ready.
     due: VecDeque<Packed>,
@@ -130,6 +134,7 @@ impl Inbox {
             entries: Running::default(),
             running: 0,
             held: TimerWheel::default(),
+            most_held: 0,
             held_bytes: 0,
             due: VecDeque::new(),
             shapes: Shapes::default(),
@@ -211,6 +216,9 @@ impl Inbox {
         let mut fired = Vec::new();
         self.held.expire(now.wall, &mut fired);
         self.due.extend(fired);
+        if self.held.is_empty() && self.most_held > FEW {
+            (self.held, self.most_held) = (TimerWheel::default(), 0);
+        }
         while self.entries.len() < MOST_READY
             && let Some(packed) = self.due.pop_front()
         {
@@ -220,6 +228,9 @@ impl Inbox {
                 Some(why) => self.revoke_message(ticket, &message, why, now, out),
                 None => self.enqueue(ticket, queue, message, true, out),
             }
+        }
+        if self.due.is_empty() && self.due.capacity() > FEW {
+            self.due = VecDeque::new();
         }
     }
 
@@ -246,7 +257,7 @@ impl Inbox {
                 Pop::Wait(at) => return Err(Some(at)),
                 Pop::Empty | Pop::Blocked => return Err(None),
             };
-            // What was given back to a line that was lost is in its scheduler still.
+            // What was called off, or given back to a line that was lost, is in its scheduler still.
             let Some(entry) = self.entries.get(key) else { continue };
             let task = entry.task;
             self.tasks[task].behind_rate -= usize::from(self.tasks[task].gate.is_some());
@@ -260,18 +271,11 @@ impl Inbox {
                 }
                 continue;
             }
-            return Ok(self.begin(key, task, now, out, begin));
+            return Ok(self.begin(key, task, out, begin));
         }
     }
 
-    fn begin<T>(
-        &mut self,
-        key: u64,
-        task: usize,
-        now: Moment,
-        out: &mut Effects,
-        begin: impl FnOnce(Work<'_>) -> T,
-    ) -> T {
+    fn begin<T>(&mut self, key: u64, task: usize, out: &mut Effects, begin: impl FnOnce(Work<'_>) -> T) -> T {
         let terms = &self.tasks[task].terms;
         let (is_early, is_tracked, ignores) = (!terms.acks_late, terms.track_started, terms.ignore_result);
         let [hard, soft] = terms.limits;
@@ -289,19 +293,13 @@ impl Inbox {
             is_redelivered: entry.ticket.is_redelivered,
             limits,
             is_result_wanted,
+            is_tracked: is_tracked && is_result_wanted,
         });
         entry.is_result_wanted = is_result_wanted;
-        let settle = is_early.then(|| {
+        if is_early {
             entry.is_settled = true;
-            (entry.ticket, Settlement::Done)
-        });
-        let is_tracked = is_tracked && is_result_wanted;
-        if is_tracked || settle.is_some() {
-            let entry = self.entries.get(key).expect("it was here above");
-            let who = json!({"pid": std::process::id(), "hostname": self.settings.name});
-            let started = Answer { result: who.to_string().into(), ..Answer::default() };
-            let result = is_tracked.then(|| self.stored(&entry.message, State::Started, &started, now));
-            out.steps.push(Step::new(entry.message.headers.id.clone(), result, settle));
+            let settle = Some((entry.ticket, Settlement::Done));
+            out.steps.push(Step::new(entry.message.headers.id.clone(), None, settle));
         }
         answer
     }
@@ -334,18 +332,18 @@ impl Inbox {
         }
     }
 
-    /// Never begins the task of that id, if it has not begun.
-    pub fn revoke(&mut self, id: &str) {
-        self.revoked.add(id);
+    /// Takes out what is ready. Its scheduler finds nothing under its key.
+    fn drop_ready(&mut self, key: u64) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        self.tasks[entry.task].behind_rate -= usize::from(self.tasks[entry.task].gate.is_some());
+        Some(entry)
     }
 
     /// Takes note that a consumer is over: what it delivered and nobody has begun may come again, to anybody.
     pub fn lost(&mut self, line: Line) {
         for key in self.entries.not_begun() {
-            if self.entries.get(key).is_some_and(|entry| entry.ticket.line == line)
-                && let Some(entry) = self.entries.remove(key)
-            {
-                self.tasks[entry.task].behind_rate -= usize::from(self.tasks[entry.task].gate.is_some());
+            if self.entries.get(key).is_some_and(|entry| entry.ticket.line == line) {
+                drop(self.drop_ready(key));
             }
         }
         for packed in self.take_held() {
@@ -368,12 +366,13 @@ impl Inbox {
         let packed = self.shapes.pack(ticket, queue, message);
         self.held_bytes += held_size(&packed);
         self.held.insert(eta.unwrap_or(Tick::ZERO), packed);
+        self.most_held = self.most_held.max(self.held.len());
     }
 
     fn take_held(&mut self) -> Vec<Packed> {
         let mut held: Vec<Packed> = std::mem::take(&mut self.due).into();
         std::mem::take(&mut self.held).expire(Tick::NEVER, &mut held);
-        self.held_bytes = 0;
+        (self.held_bytes, self.most_held) = (0, 0);
         held
     }
 
@@ -455,33 +454,6 @@ impl Inbox {
             entry.ticket = *ticket;
         }
         true
-    }
-
-    /// Why a task is not to be begun any more.
-    fn lapsed(&self, message: &Message, now: Moment) -> Option<&'static str> {
-        if self.revoked.has(&message.headers.id) {
-            return Some("revoked");
-        }
-        let expires = message.headers.expires.as_deref()?;
-        let expires = times::parse(expires, &self.settings.zone)?;
-        (expires <= now.wall).then_some("expired")
-    }
-
-    fn revoke_message(
-        &mut self,
-        ticket: Ticket,
-        message: &Message,
-        why: &'static str,
-        now: Moment,
-        out: &mut Effects,
-    ) {
-        let answer = document::exception("TaskRevokedError", "celery.exceptions", &json!([why]));
-        let ignores = self.numbers.get(message.headers.task.as_str());
-        let ignores = ignores.is_some_and(|number| self.tasks[*number].terms.ignore_result);
-        let is_wanted = !message.headers.ignore_result.unwrap_or(ignores);
-        let result = is_wanted.then(|| self.stored(message, State::Revoked, &answer, now));
-        out.steps.push(Step::new(message.headers.id.clone(), result, Some((ticket, Settlement::Done))));
-        out.notes.push(note(message, Event::Revoked(why)));
     }
 
     fn enqueue(

@@ -58,6 +58,11 @@ pub(crate) fn exception(kind: &str, module: &str, arguments: &serde_json::Value)
     Answer { result: described.to_string().into(), ..Answer::default() }
 }
 
+/// The exception of a task that was called off, and how.
+pub(crate) fn revoked(why: &str) -> Answer {
+    exception("TaskRevokedError", "celery.exceptions", &serde_json::json!([why]))
+}
+
 fn or<'a>(given: &'a [u8], otherwise: &'static [u8]) -> &'a [u8] {
     if given.is_empty() { otherwise } else { given }
 }

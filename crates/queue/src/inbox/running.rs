@@ -5,6 +5,7 @@ use crate::message::Message;
 
 /// A delivery that is ready or running.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Entry {
     pub(crate) ticket: Ticket,
     pub(crate) queue: String,
@@ -14,12 +15,23 @@ pub(crate) struct Entry {
     /// Its message was settled when it began.
     pub(crate) is_settled: bool,
     pub(crate) is_result_wanted: bool,
+    /// Somebody has called it off while it ran, and it is to be ended.
+    pub(crate) is_terminated: bool,
 }
 
 impl Entry {
     pub(crate) fn new(ticket: Ticket, queue: String, task: usize, message: Message) -> Self {
         let message = Box::new(message);
-        Self { ticket, queue, task, message, is_running: false, is_settled: false, is_result_wanted: true }
+        Self {
+            ticket,
+            queue,
+            task,
+            message,
+            is_running: false,
+            is_settled: false,
+            is_result_wanted: true,
+            is_terminated: false,
+        }
     }
 }
 
@@ -76,6 +88,14 @@ impl Running {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.slots.iter().filter_map(|slot| slot.entry.as_ref())
+    }
+
+    /// The keys of what is begun, and what it is.
+    pub(crate) fn begun(&mut self) -> impl Iterator<Item = (u64, &mut Entry)> {
+        let indexed = (0_u32..).zip(&mut self.slots);
+        let running =
+            indexed.filter_map(|(index, slot)| Some((key(slot.generation, index), slot.entry.as_mut()?)));
+        running.filter(|(_, entry)| entry.is_running)
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::broker::{Tag, Unreadable};
+use crate::broker::{Revocation, Tag, Unreadable};
 use crate::message::{Headers, Properties};
 
 const START: u64 = 1_795_211_410_000_000_000;
@@ -29,7 +29,7 @@ fn terms(name: &str) -> Terms {
 }
 
 fn inbox(tasks: Vec<Terms>) -> Inbox {
-    Inbox::new(Settings { name: "w1@vm".into(), ..Settings::default() }, 2, tasks)
+    Inbox::new(Settings::default(), 2, tasks)
 }
 
 fn message(task: &str, id: &str) -> Message {
@@ -42,6 +42,10 @@ fn message(task: &str, id: &str) -> Message {
 
 fn delivery(tag: u64, message: Message) -> Delivery {
     Delivery { tag: Tag(tag), queue: "celery".into(), is_redelivered: false, content: Ok(message) }
+}
+
+fn revocation(id: &str, terminate: bool) -> Revocation {
+    Revocation { id: id.into(), terminate }
 }
 
 fn later(seconds: f64) -> String {
@@ -167,16 +171,84 @@ fn what_was_revoked_is_not_begun_wherever_it_waits() {
     delayed.headers.eta = Some(later(10.0));
     inbox.deliver(0, delivery(1, delayed), at(0.0), &mut out);
     inbox.deliver(0, delivery(2, message("add", "ready")), at(0.0), &mut out);
-    for id in ["delayed", "ready", "coming"] {
-        inbox.revoke(id);
-    }
-    inbox.deliver(0, delivery(3, message("add", "coming")), at(0.0), &mut out);
-    inbox.advance(at(10.0), &mut out);
-    assert_eq!(take(&mut inbox, 10.0, &mut out), Err(None));
+    let revoked = ["delayed", "ready", "coming"].map(|id| revocation(id, false));
+    assert_eq!(inbox.revoke(&revoked, at(0.0), &mut out), []);
     let mut tags: Vec<_> = settled(&out).into_iter().map(|(tag, _)| tag).collect();
     tags.sort_unstable();
-    assert_eq!(tags, [1, 2, 3]);
+    assert_eq!(tags, [1, 2], "whoever waits for them is told at once");
+    assert_eq!(inbox.load(), Load::default());
+    inbox.deliver(0, delivery(3, message("add", "coming")), at(0.0), &mut out);
+    assert_eq!(settled(&out)[2], (3, &Settlement::Done));
+    inbox.advance(at(10.0), &mut out);
+    assert_eq!(take(&mut inbox, 10.0, &mut out), Err(None));
     assert!(out.steps.iter().all(|step| document(step)["result"]["exc_message"] == json!(["revoked"])));
+}
+
+#[test]
+fn only_what_was_revoked_is_taken_out_of_what_is_held() {
+    let (mut inbox, mut out) = (inbox(vec![terms("add")]), Effects::default());
+    let uuid = |number: u64| format!("00000000-0000-4000-8000-{number:012}");
+    for number in 0..50 {
+        for (tag, id) in [(number, uuid(number)), (100 + number, format!("own-{number}"))] {
+            let mut delayed = message("add", &id);
+            delayed.headers.eta = Some(later(10.0));
+            delayed.headers.other.insert("x-tenant".into(), number.into());
+            inbox.deliver(0, delivery(tag, delayed), at(0.0), &mut out);
+        }
+    }
+    inbox.revoke(&[revocation(&uuid(7), true), revocation("own-9", false)], at(1.0), &mut out);
+    assert_eq!(settled(&out), [(7, &Settlement::Done), (109, &Settlement::Done)]);
+    assert_eq!(inbox.load().held, 98);
+    inbox.advance(at(11.0), &mut out);
+    let begun = std::iter::from_fn(|| take(&mut inbox, 11.0, &mut out).ok()).count();
+    assert_eq!((begun, inbox.load().held_bytes), (98, 0));
+}
+
+#[test]
+fn what_was_revoked_gives_its_place_before_a_rate_to_others() {
+    let rated = Terms { rate: Some("1/s".parse().unwrap()), ..terms("slow") };
+    let (mut inbox, mut out) = (inbox(vec![rated]), Effects::default());
+    for tag in 0..3 {
+        inbox.deliver(0, delivery(tag, message("slow", &format!("s{tag}"))), at(0.0), &mut out);
+    }
+    inbox.revoke(&[revocation("s0", false), revocation("s1", false)], at(0.0), &mut out);
+    assert_eq!((inbox.load().ready, inbox.load().behind_rates), (1, 1));
+    let (_, id) = (0..3).find_map(|second| take(&mut inbox, f64::from(second), &mut out).ok()).unwrap();
+    assert_eq!((id.as_str(), inbox.load().behind_rates), ("s2", 0));
+}
+
+#[test]
+fn what_runs_is_ended_only_if_it_is_to_be_terminated() {
+    let (mut inbox, mut out) =
+        (inbox(vec![terms("add"), Terms { model: 1, ..terms("other") }]), Effects::default());
+    inbox.deliver(0, delivery(1, message("add", "a")), at(0.0), &mut out);
+    inbox.deliver(0, delivery(2, message("other", "b")), at(0.0), &mut out);
+    let (first, _) = take(&mut inbox, 0.0, &mut out).unwrap();
+    let second = inbox.take(1, at(0.0), &mut out, |work| work.handle).unwrap();
+    assert_eq!(inbox.revoke(&[revocation("a", false)], at(0.0), &mut out), []);
+    let doomed = inbox.revoke(&[revocation("b", true), revocation("c", true)], at(0.0), &mut out);
+    assert_eq!(doomed, [(1, second)]);
+    assert_eq!(inbox.revoke(&[revocation("b", true)], at(0.0), &mut out), [], "it is ended once");
+    assert!(out.steps.is_empty());
+    inbox.finish(first, returned("5"), RUN, at(1.0), &mut out);
+    inbox.finish(second, Outcome::Lost("killed".into()), RUN, at(1.0), &mut out);
+    assert_eq!(document(&out.steps[0])["status"], "SUCCESS");
+    assert_eq!(document(&out.steps[1])["status"], "REVOKED");
+    assert_eq!(document(&out.steps[1])["result"]["exc_message"], json!(["terminated"]));
+    assert_eq!(settled(&out), [(1, &Settlement::Done), (2, &Settlement::Done)]);
+}
+
+#[test]
+fn what_returns_before_it_is_ended_has_returned() {
+    let (mut inbox, mut out) = (inbox(vec![terms("add")]), Effects::default());
+    inbox.deliver(0, delivery(1, message("add", "a")), at(0.0), &mut out);
+    let (handle, _) = take(&mut inbox, 0.0, &mut out).unwrap();
+    inbox.revoke(&[revocation("a", true)], at(0.0), &mut out);
+    inbox.finish(handle, returned("5"), RUN, at(1.0), &mut out);
+    assert_eq!(document(&out.steps[0])["status"], "SUCCESS");
+    // Nor is it run again if its message comes again.
+    inbox.deliver(0, delivery(2, message("add", "a")), at(2.0), &mut out);
+    assert_eq!(take(&mut inbox, 2.0, &mut out), Err(None));
 }
 
 #[test]
@@ -328,15 +400,16 @@ fn limits_and_wishes_of_a_message_come_before_those_of_its_task() {
 
 #[test]
 fn who_wants_to_know_is_told_when_a_task_begins() {
-    let tasks = vec![Terms { track_started: true, ..terms("add") }];
+    let tasks = vec![Terms { track_started: true, ..terms("add") }, terms("other")];
     let (mut inbox, mut out) = (inbox(tasks), Effects::default());
-    inbox.deliver(0, delivery(1, message("add", "a")), at(0.0), &mut out);
-    let _ = take(&mut inbox, 0.0, &mut out).unwrap();
-    let read = document(&out.steps[0]);
-    assert_eq!(
-        (read["status"].as_str(), read["result"]["hostname"].as_str()),
-        (Some("STARTED"), Some("w1@vm"))
-    );
+    let ignored = Some(true);
+    for (tag, name, ignore_result) in [(1, "add", None), (2, "add", ignored), (3, "other", None)] {
+        let mut message = message(name, "a");
+        message.headers.ignore_result = ignore_result;
+        inbox.deliver(0, delivery(tag, message), at(0.0), &mut out);
+    }
+    let mut is_tracked = || inbox.take(0, at(0.0), &mut out, |work| work.is_tracked).unwrap();
+    assert_eq!([is_tracked(), is_tracked(), is_tracked()], [true, false, false]);
 }
 
 #[test]
@@ -512,7 +585,10 @@ proptest! {
                     inbox.finish(handle, outcome(how, at(now)), RUN, at(now), &mut out);
                 }
                 Act::Finish(..) => {}
-                Act::Revoke(id) => inbox.revoke(&format!("i{id}")),
+                Act::Revoke(id) => {
+                    let revoked = revocation(&format!("i{id}"), id % 2 == 0);
+                    inbox.revoke(&[revoked], at(now), &mut out);
+                }
                 Act::Lose => {
                     inbox.lost(line);
                     open.clear();

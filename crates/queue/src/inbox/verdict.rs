@@ -14,6 +14,8 @@ use crate::message::{Message, Outgoing};
 
 /// The header that says how many workers a message has taken with it.
 pub const LOSSES: &str = "x-manyhands-losses";
+/// Why a task is not run to its end that was called off.
+const TERMINATED: &str = "terminated";
 /// What is stored, what becomes of the message, and what to say of it.
 type Verdict = ((Option<Stored>, Option<Settlement>), Option<Event>);
 
@@ -25,6 +27,10 @@ impl Inbox {
             |state, answer: &Answer| entry.is_result_wanted.then(|| self.stored(message, state, answer, now));
         let done = Some(Settlement::Done);
         match outcome {
+            Outcome::Raised(..) | Outcome::Lost(_) | Outcome::NotBegun if entry.is_terminated => {
+                let answer = document::revoked(TERMINATED);
+                ((stored(State::Revoked, &answer), done), Some(Event::Revoked(TERMINATED)))
+            }
             Outcome::Returned(answer) => {
                 ((stored(State::Success, &answer), done), Some(Event::Succeeded(run)))
             }

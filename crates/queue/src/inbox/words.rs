@@ -52,8 +52,6 @@ pub struct Settings {
     pub content_type: String,
     /// "utf-8" or "binary".
     pub content_encoding: String,
-    /// Who has begun a task, for those who ask.
-    pub name: String,
 }
 
 impl Default for Settings {
@@ -65,7 +63,6 @@ impl Default for Settings {
             zone: TimeZone::UTC,
             content_type: "application/json".into(),
             content_encoding: "utf-8".into(),
-            name: String::new(),
         }
     }
 }
@@ -113,6 +110,8 @@ pub struct Work<'a> {
     pub limits: [Option<f64>; 2],
     /// Whether somebody wants its result.
     pub is_result_wanted: bool,
+    /// Whether somebody wants to know when it begins, which is for whoever runs it to say.
+    pub is_tracked: bool,
 }
 
 /// How a task ended.

@@ -45,7 +45,11 @@ pub(super) async fn run(
                     log.say("warning", &format!("{error}; trying again"));
                 } else {
                     give_back(&room, line, &mut *consumer).await;
-                    is_over.notified().await;
+                    // What still runs may be called off.
+                    tokio::select! {
+                        () = is_over.notified() => {}
+                        () = keep_asking(&room, &*broker, since) => {}
+                    }
                     return;
                 }
                 drop(consumer);
@@ -158,7 +162,8 @@ async fn give_back(room: &Room, line: Line, consumer: &mut dyn Consumer) {
     for portion in tickets.chunks(PORTION) {
         let of_line = portion.iter().filter(|ticket| ticket.line == line);
         // If it fails, the broker takes them back when the consumer ends.
-        let _ = settler.settle(of_line.map(|ticket| (ticket.tag, Settlement::Return)).collect()).await;
+        let settled = settler.settle(of_line.map(|ticket| (ticket.tag, Settlement::Return)).collect()).await;
+        room.gave_back(if settled.is_ok() { portion.len() } else { 0 });
     }
     while let Ok(late) = consumer.next(PORTION).await {
         if late.is_empty() {
@@ -168,12 +173,17 @@ async fn give_back(room: &Room, line: Line, consumer: &mut dyn Consumer) {
     }
 }
 
+/// Asks what was called off, and never ends.
+async fn keep_asking(room: &Room, broker: &dyn Broker, mut since: u64) {
+    loop {
+        sleep(REVOCATIONS).await;
+        since = ask_revocations(room, broker, since).await;
+    }
+}
+
 async fn ask_revocations(room: &Room, broker: &dyn Broker, since: u64) -> u64 {
     // One that cannot be asked now is asked again.
     let Ok((since, revoked)) = broker.revocations(since).await else { return since };
-    let mut hall = room.hall();
-    for revocation in revoked {
-        hall.inbox.revoke(&revocation.id);
-    }
+    room.revoke(&revoked);
     since
 }

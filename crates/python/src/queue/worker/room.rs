@@ -1,16 +1,17 @@
 //! What the parts of a worker share: the inbox, how far ahead of its tasks it fetches, and the ways between them.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
-use manyhands_queue::broker::Settle;
-use manyhands_queue::inbox::{Effects, Inbox, Line, Moment};
+use manyhands_queue::broker::{Revocation, Settle};
+use manyhands_queue::inbox::{Effects, Handle, Inbox, Line, Moment};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::sleep;
 
 use crate::waiter::{Mailbox, Wakes};
 
@@ -124,12 +125,16 @@ pub(super) struct Room {
     pub(super) desks: Vec<Arc<Mailbox>>,
     effects: Mutex<Option<UnboundedSender<Effects>>>,
     settlers: Mutex<VecDeque<(Line, Arc<dyn Settle>)>>,
+    /// Tasks that are to be ended, with their models.
+    doomed: Mutex<Vec<(usize, Handle)>>,
     /// Has the intake look again.
     pub(super) nudge: Notify,
     /// The intake waits for room.
     is_full: AtomicBool,
     is_closing: AtomicBool,
     is_abandoned: AtomicBool,
+    /// How many messages were given back.
+    given_back: AtomicUsize,
     /// Why the worker cannot go on.
     failure: Mutex<Option<String>>,
 }
@@ -145,10 +150,12 @@ impl Room {
             desks: (0..models).map(|_| Arc::default()).collect(),
             effects: Mutex::new(Some(effects)),
             settlers: Mutex::default(),
+            doomed: Mutex::default(),
             nudge: Notify::new(),
             is_full: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
+            given_back: AtomicUsize::new(0),
             failure: Mutex::default(),
         }
     }
@@ -166,6 +173,26 @@ impl Room {
             // Whoever carried them out has ended: so has the worker.
             let _ = sender.send(effects);
         }
+    }
+
+    /// Takes note that tasks were called off.
+    pub(super) fn revoke(&self, revoked: &[Revocation]) {
+        let mut effects = Effects::default();
+        let doomed = self.hall().inbox.revoke(revoked, now(), &mut effects);
+        self.carry_out(effects);
+        self.made_room();
+        if !doomed.is_empty() {
+            locked(&self.doomed).extend(doomed);
+            self.ring();
+        }
+    }
+
+    /// The tasks of a model that are to be ended.
+    pub(super) fn doomed(&self, model: usize) -> Vec<Handle> {
+        let mut doomed = locked(&self.doomed);
+        let (its, others) = doomed.drain(..).partition(|(of, _)| *of == model);
+        *doomed = others;
+        its.into_iter().map(|(_, handle): (usize, Handle)| handle).collect()
     }
 
     /// There will be no more effects.
@@ -225,6 +252,22 @@ impl Room {
 
     pub(super) fn is_abandoned(&self) -> bool {
         self.is_abandoned.load(Ordering::Acquire)
+    }
+
+    /// Takes note that messages were given back.
+    pub(super) fn gave_back(&self, count: usize) {
+        self.given_back.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Waits until no message was given back for so long; with very many the others take their time.
+    pub(super) async fn stalls(&self, patience: Duration) {
+        loop {
+            let before = self.given_back.load(Ordering::Relaxed);
+            sleep(patience).await;
+            if self.is_abandoned() || self.given_back.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
     }
 
     /// The worker cannot go on.

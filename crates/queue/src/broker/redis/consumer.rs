@@ -12,7 +12,7 @@
 //! name, and nobody knows of them. Takes are numbered by the consumer; before it takes again, a fence is set up that no
 //! take with an older number passes any more, should it still be on its way, and what has got through goes back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,6 +26,7 @@ use super::connection::{Link, Script};
 use super::held::Keeper;
 use super::keys::STEPS;
 use super::{Shared, scripts};
+use crate::broker::roll::Roll;
 use crate::broker::{Consumer, Delivery, Settle, Subscription, Tag, Unreadable, limit_of};
 use crate::error::Error;
 use crate::wire::{Limits, envelope};
@@ -79,7 +80,7 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) held: HashMap<u64, Held>,
+    pub(super) held: Roll<Held>,
     /// How many of them are kept.
     pub(super) kept: usize,
     ready: VecDeque<Delivery>,
@@ -154,7 +155,7 @@ impl Core {
             name,
             began: Instant::now(),
             state: Mutex::new(State {
-                held: HashMap::new(),
+                held: Roll::default(),
                 kept: 0,
                 ready: VecDeque::new(),
                 next: 0,

@@ -13,8 +13,14 @@ use crate::broker::{Settle, Settlement, Tag};
 use crate::error::Error;
 use crate::wire::envelope;
 
-/// How many messages are moved in one step.
-const MOVED_AT_ONCE: usize = 32;
+/// How many messages are moved in one step, at most.
+const MOVED_AT_ONCE: usize = 500;
+
+/// About how many bytes are moved in one step.
+const BYTES_AT_ONCE: usize = 2 << 20;
+
+/// How many messages are sent elsewhere in one step.
+const SENT_AT_ONCE: usize = 32;
 
 /// How many are deleted in one step.
 const DONE_AT_ONCE: usize = 1000;
@@ -59,19 +65,30 @@ impl<'a> Moves<'a> {
 }
 
 impl Shared {
-    /// What is kept of these messages; nothing of those that somebody has settled.
+    /// What is kept of the first of these messages, as many as are moved in one step; nothing of those that somebody has
+    /// settled.
     async fn kept(&self, tags: &[String]) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        let mut read = redis::cmd("HMGET");
-        read.arg(&self.keys.unacked).arg(tags);
-        self.link.run("read unsettled messages", &read).await
+        let tags = &tags[..tags.len().min(MOVED_AT_ONCE)];
+        let mut read = scripts::KEPT.begin(1);
+        read.arg(&self.keys.unacked).arg(BYTES_AT_ONCE).arg(tags);
+        let kept: Vec<_> = self.link.call("read unsettled messages", &scripts::KEPT, &read).await?;
+        if (1..=tags.len()).contains(&kept.len()) {
+            return Ok(kept);
+        }
+        let reason = format!("found {} messages, expected some of {}", kept.len(), tags.len());
+        let server = self.link.server().shown().into();
+        Err(Error::Refused { action: "read unsettled messages".into(), server, reason })
     }
 
     /// Gives messages back to where they came from, the last one first; returns how many there were.
     pub(super) async fn give_back(&self, tags: &[String]) -> Result<u64, Error> {
-        let mut there = 0;
-        for tags in tags.chunks(MOVED_AT_ONCE) {
+        let (mut there, mut rest) = (0, tags);
+        while !rest.is_empty() {
             let mut moves = Moves::new(self);
-            for (tag, kept) in tags.iter().zip(self.kept(tags).await?) {
+            let kept = self.kept(rest).await?;
+            let (tags, others) = rest.split_at(kept.len());
+            rest = others;
+            for (tag, kept) in tags.iter().zip(kept) {
                 let Some((envelope, queues)) = (match &kept {
                     Some(kept) => self.origin(kept).await?,
                     None => None,
@@ -150,19 +167,19 @@ impl Keeper {
     /// Gives back all that is left, in the order in which it came, and says that there is no such consumer any more.
     pub(super) async fn give_all_back(&self) -> Result<(), Error> {
         let core = &self.core;
-        let mut numbers: Vec<u64> = core.lock().held.keys().copied().collect();
-        numbers.sort_unstable_by(|one, other| other.cmp(one));
-        let tags: Vec<String> = numbers.iter().map(|number| core.tag(*number)).collect();
-        core.shared.give_back(&tags).await?;
-        core.shared.strike(&core.id).await?;
-        self.release(&numbers);
-        Ok(())
+        let numbers: Vec<u64> = core.lock().held.iter().rev().map(|(number, _)| number).collect();
+        for numbers in numbers.chunks(MOVED_AT_ONCE) {
+            let tags: Vec<String> = numbers.iter().map(|number| core.tag(*number)).collect();
+            core.shared.give_back(&tags).await?;
+            self.release(numbers);
+        }
+        core.shared.strike(&core.id).await
     }
 
     fn release(&self, numbers: &[u64]) {
         let mut state = self.core.lock();
         for number in numbers {
-            if let Some(held) = state.held.remove(number) {
+            if let Some(held) = state.held.remove(*number) {
                 state.kept -= usize::from(held.is_kept);
             }
         }
@@ -201,11 +218,15 @@ impl Keeper {
 
     /// Puts messages into their queues again, as ones that somebody has had.
     async fn put_back(&self, verb: &str, messages: &[(u64, Held)]) -> Result<(), Error> {
-        for messages in messages.chunks(MOVED_AT_ONCE) {
-            let tags: Vec<String> = messages.iter().map(|(number, _)| self.core.tag(*number)).collect();
+        let mut rest = messages;
+        while !rest.is_empty() {
+            let ahead = &rest[..rest.len().min(MOVED_AT_ONCE)];
+            let tags: Vec<String> = ahead.iter().map(|(number, _)| self.core.tag(*number)).collect();
             let mut moves = Moves::new(&self.core.shared);
-            for ((tag, (_, held)), kept) in tags.iter().zip(messages).zip(self.core.shared.kept(&tags).await?)
-            {
+            let kept = self.core.shared.kept(&tags).await?;
+            let (messages, others) = rest.split_at(kept.len());
+            rest = others;
+            for ((tag, (_, held)), kept) in tags.iter().zip(messages).zip(kept) {
                 let list = &self.core.lists[usize::from(held.list)];
                 if let Some(kept) = kept
                     && let Some(envelope) = kept.get(1..kept.len().saturating_sub(list.tail.len()))
@@ -222,7 +243,7 @@ impl Keeper {
     /// Puts messages among the dead letters, and others in their place.
     async fn send_away(&self, messages: &[(u64, Held, Settlement)]) -> Result<(), Error> {
         let shared = &self.core.shared;
-        for messages in messages.chunks(MOVED_AT_ONCE) {
+        for messages in messages.chunks(SENT_AT_ONCE) {
             let mut moves = Moves::new(shared);
             for (number, held, settlement) in messages {
                 let tag = self.core.tag(*number);
@@ -254,7 +275,7 @@ impl Settle for Keeper {
         {
             let state = self.enter()?;
             for (Tag(number), settlement) in settlements {
-                let Some(held) = state.held.get(&number).copied() else {
+                let Some(held) = state.held.get(number).copied() else {
                     all_were_mine = false;
                     continue;
                 };
@@ -279,7 +300,7 @@ impl Settle for Keeper {
         let mut state = self.enter()?;
         let mut kept = 0;
         for Tag(number) in tags {
-            if let Some(held) = state.held.get_mut(number).filter(|held| !held.is_kept) {
+            if let Some(held) = state.held.get_mut(*number).filter(|held| !held.is_kept) {
                 held.is_kept = true;
                 kept += 1;
             }

@@ -78,7 +78,7 @@ impl Core {
         let due: Vec<u64> = {
             let state = self.lock();
             let is_due = |told: u32| u64::from(now - told) >= old;
-            state.held.iter().filter(|(_, held)| is_due(held.told)).map(|(number, _)| *number).collect()
+            state.held.iter().filter(|(_, held)| is_due(held.told)).map(|(number, _)| number).collect()
         };
         for numbers in due.chunks(AT_ONCE) {
             let mut renew = scripts::REFRESH.begin(1);
@@ -89,7 +89,7 @@ impl Core {
             self.shared.link.call::<()>("renew messages", &scripts::REFRESH, &renew).await?;
             let mut state = self.lock();
             for number in numbers {
-                if let Some(held) = state.held.get_mut(number) {
+                if let Some(held) = state.held.get_mut(*number) {
                     held.told = now;
                 }
             }
@@ -127,8 +127,10 @@ impl Shared {
             }
             numbers.sort_unstable_by(|one, other| other.cmp(one));
             numbers.dedup();
-            let tags: Vec<String> = numbers.iter().map(|number| format!("{dead}:{number}")).collect();
-            self.give_back(&tags).await?;
+            for numbers in numbers.chunks(AT_ONCE) {
+                let tags: Vec<String> = numbers.iter().map(|number| format!("{dead}:{number}")).collect();
+                self.give_back(&tags).await?;
+            }
             self.strike(&dead).await
         };
         // What went wrong goes wrong for whoever comes next, too, until the server is back.

@@ -52,6 +52,7 @@ struct Shared {
     keys: Keys,
     /// The channel by which Celery's workers are told something.
     broadcasts: String,
+    ear: revoked::Ear,
     limits: Limits,
     is_closed: AtomicBool,
     /// The queues that were declared by the connection of that number.
@@ -189,6 +190,7 @@ impl RedisBroker {
         let server = Server::of(address, options.timeout)?;
         let shared = Shared {
             broadcasts: format!("{}/{}.{}", options.key_prefix, server.database(), control::EXCHANGE),
+            ear: revoked::Ear::new(&server),
             link: server.link(pipe()),
             keys: Keys::new(&options.key_prefix),
             limits: Limits { body: options.max_size, ..Limits::default() },
@@ -348,6 +350,7 @@ impl Broker for RedisBroker {
         for core in consumers.iter().filter_map(Weak::upgrade) {
             core.finish().await;
         }
+        self.shared.ear.close();
         self.shared.link.close();
     }
 }

@@ -13,6 +13,7 @@ macro_rules! scripts {
 
 scripts! {
     TAKE = "take.lua";
+    KEPT = "kept.lua";
     SETTLE = "settle.lua";
     BEAT = "beat.lua";
     REFRESH = "refresh.lua";
