@@ -15,6 +15,8 @@ class Proxy:
         self.target, self.port = target, free_port()
         self._open = threading.Event()
         self._open.set()
+        self._served: set[socket.socket] = set()
+        self._swallowed: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -26,6 +28,10 @@ class Proxy:
             yield
         finally:
             self._open.set()
+
+    def swallow(self) -> None:
+        """What the present connections carry never arrives, and no end hears of it; new ones are fine."""
+        self._swallowed |= self._served
 
     def close(self) -> None:
         self._open.set()
@@ -40,6 +46,7 @@ class Proxy:
     def _forward(self, client: socket.socket) -> None:
         with client, suppress(OSError):
             self._open.wait()
+            self._served.add(client)
             with socket.create_connection(("127.0.0.1", self.target)) as server:
                 other = {client: server, server: client}
                 while True:
@@ -48,4 +55,5 @@ class Proxy:
                         self._open.wait()
                         if not data:
                             return
-                        other[end].sendall(data)
+                        if client not in self._swallowed:
+                            other[end].sendall(data)

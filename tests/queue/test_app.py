@@ -401,3 +401,16 @@ def test_a_password_is_in_no_text(caplog):
     queue = mh.Queue("shop", broker="redis://:hunter2@127.0.0.1:1/0", when_unreachable="fail")
     assert "hunter2" not in repr(queue) + queue.broker + str(queue.results)
     assert _core.shown_address("amqp://me:hunter2@host/") == "amqp://me:***@host/"
+
+
+def test_a_relative_file_is_the_one_of_the_directory_where_the_queue_was_made(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    first = mh.Queue("shop", broker="sqlite:///jobs.db")
+    monkeypatch.chdir(elsewhere)
+    second = mh.Queue("shop", broker="sqlite:///jobs.db")
+    first.send_task("shop.charge", (1,))
+    assert (first.depth(), second.depth()) == (1, 0)
+    assert (tmp_path / "jobs.db").exists()
+    assert first.broker == "sqlite:///jobs.db"

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import sys
 import types
 import uuid
@@ -23,13 +24,14 @@ from manyhands.celery import (
     shared_task,
     signature,
 )
+from manyhands.queue import Worker
 
 
 @pytest.fixture(autouse=True)
 def own_world(monkeypatch):
-    monkeypatch.setattr("manyhands.celery.app._apps", [])
-    monkeypatch.setattr("manyhands.celery.app._shared", [])
-    monkeypatch.setattr("manyhands.celery.app._current", None)
+    monkeypatch.setattr("manyhands.celery.current._apps", [])
+    monkeypatch.setattr("manyhands.celery.current._shared", [])
+    monkeypatch.setattr("manyhands.celery.current._current", None)
 
 
 def app(**settings):
@@ -78,6 +80,131 @@ def test_settings_apply_to_tasks_that_were_made_before():
 def test_what_settings_say_of_workers_is_for_the_command():
     made = app(worker_concurrency=3, worker_max_memory_per_child=1000)
     assert made.worker_options == {"concurrency": 3, "max_memory_per_worker": 1_024_000}
+    made = app(worker_prefetch_multiplier=2, worker_pool="threads")
+    assert made.worker_options == {"on": "thread", "prefetch_multiplier": 2}
+    assert app(worker_prefetch_multiplier=0).worker_options == {}
+    assert app(worker_pool="solo", worker_concurrency=8).worker_options == {"on": "thread", "concurrency": 1}
+
+
+def test_a_worker_takes_from_the_queues_of_celerys_worker():
+    made = app(task_default_queue="jobs", task_routes={"slow.*": "slow"})
+    made.task(name="slow.one", queue="mail")(add)
+    assert Worker(made, on="thread").queues == ["jobs"]
+    made.conf.task_queues = ["jobs", types.SimpleNamespace(name="mail")]
+    assert Worker(made, on="thread").queues == ["jobs", "mail"]
+
+
+def test_routes_in_all_of_celerys_forms():
+    pairs = [("feed.*", {"queue": "feeds"}), ("web.*", "web")]
+    for given in (dict(pairs), pairs, (pairs,), [dict(pairs[:1]), dict(pairs[1:])]):
+        made = app(task_routes=given)
+        made.send_task("feed.import")
+        assert made.depth("feeds") == 1
+
+
+@pytest.mark.parametrize("routes", [lambda name, *_: None, "shop.Router", {re.compile("a"): "x"}])
+def test_routes_of_another_kind_are_warned_of(routes):
+    with pytest.warns(CelerySettingWarning, match=r"task_routes[\s\S]*\nhint: expected patterns"):
+        app(task_routes=routes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"beat_schedule": {}}, "hint: there is no scheduler yet"),
+        ({"CELERYBEAT_SCHEDULE": {}}, "hint: there is no scheduler yet"),
+        ({"broker_use_ssl": {}}, "hint: say it in the address, as in rediss://"),
+        ({"worker_pool": "gevent"}, "found 'gevent', which manyhands has not.*\nhint: there are prefork"),
+        ({"broker_url": "memory://a;memory://b"}, "found 2 addresses: manyhands uses the first"),
+    ],
+)
+def test_what_is_left_out_is_warned_of_with_the_way_out(settings, words):
+    with pytest.warns(CelerySettingWarning, match=words) as warned:
+        Celery("shop", **settings)
+    assert {each.filename for each in warned} == {__file__}
+
+
+def test_the_heartbeat_of_a_connection_is_that_of_the_settings():
+    assert Celery("shop", broker="amqp://host//", broker_heartbeat=7).broker == "amqp://host//?heartbeat=7"
+    for address in ("redis://host/0", "amqp://host//?heartbeat=3"):
+        assert Celery("shop", broker=address, broker_heartbeat=7).broker == address
+    assert Celery("shop", broker="amqp://host//").broker == "amqp://host//"
+
+
+def test_rate_limits_may_be_disabled():
+    made = app()
+    task = made.task(rate_limit="1/m")(add)
+    assert task.rate == "1/m"
+    made.conf.worker_disable_rate_limits = True
+    assert task.rate is None
+
+
+def test_modules_may_be_named_by_one_word():
+    assert app(imports="os").include == ("os",)
+
+
+@pytest.mark.parametrize("way", ["task_cls", "attribute", "name"])
+def test_every_task_may_be_of_a_class_of_the_programs_own(way, monkeypatch):
+    depth = []
+
+    class InContext(Task):
+        def __call__(self, *args, **kwargs):
+            depth.append(self.name)
+            return self.run(*args, **kwargs)
+
+    monkeypatch.setattr(sys.modules[__name__], "InContext", InContext, raising=False)
+    if way == "attribute":
+        made = app(task_always_eager=True)
+        made.Task = InContext
+    else:
+        made = app(
+            task_always_eager=True, task_cls=InContext if way == "task_cls" else f"{__name__}:InContext"
+        )
+    assert made.task(name="plain")(add).delay(1, 2).get() == 3
+
+    @made.task(bind=True, name="bound")
+    def bound(self, n):
+        return self.name, n
+
+    assert bound.delay(1).get() == ("bound", 1)
+    assert depth == ["plain", "bound"]
+    assert bound.retry_on, "a worker is not to take the short way past the class"
+
+
+def test_a_class_that_is_none_of_tasks_is_refused():
+    with pytest.raises(TypeError, match=r"expected a class that inherits from manyhands.celery.Task"):
+        app(task_cls=dict)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("on_after_configure", "signals"), ("worker_main", "manyhands worker -A")]
+)
+def test_what_applications_have_not_yet_is_refused_with_the_way_out(name, words):
+    with pytest.raises(AttributeError, match=f"{name}[\\s\\S]*hint: .*{words}"):
+        getattr(app(), name)
+    assert not hasattr(app(), "no_such_thing")
+
+
+def test_what_the_package_has_not_yet_cannot_be_imported():
+    with pytest.raises(ImportError, match=r"manyhands has none yet\nhint: tasks can send each other"):
+        from manyhands.celery import chain  # noqa: F401
+    with pytest.raises(ImportError, match="no_such_thing"):
+        from manyhands.celery import no_such_thing  # noqa: F401
+
+
+def test_modules_are_called_as_celerys_are():
+    from manyhands.celery.exceptions import SoftTimeLimitExceeded
+    from manyhands.celery.exceptions import TimeoutError as Late
+    from manyhands.celery.result import AsyncResult as Result
+    from manyhands.celery.utils.log import get_task_logger as logger
+
+    assert (Result, logger, SoftTimeLimitExceeded) == (
+        AsyncResult,
+        get_task_logger,
+        face.SoftTimeLimitExceeded,
+    )
+    with pytest.raises(Late, match="could not get the result of the task nobody: it has not come within 0 s"):
+        app().AsyncResult("nobody").get(timeout=0)
 
 
 def test_celerys_own_defaults_count():
@@ -331,10 +458,15 @@ def test_tasks_of_packages_are_found(tmp_path, monkeypatch):
     made = app(include=["os"])
     made.autodiscover_tasks(["shop_a", "shop_b"])
     assert made.include == ("os", "shop_a.tasks")
+    made.autodiscover_tasks(["shop_a.apps.ShopConfig", "shop_a.tasks", "queue"])
+    assert made.include == ("os", *["shop_a.tasks"] * 3)
     made.autodiscover_tasks(lambda: ["shop_a"], force=True)
     assert "shop_a.tasks.found" in made.tasks
     for module in ("shop_a", "shop_a.tasks"):
         sys.modules.pop(module, None)
+    made.autodiscover_tasks(["shop_z"])
+    with pytest.raises(ModuleNotFoundError, match=r"could not look for tasks in 'shop_z'.*\nhint: "):
+        made.include  # noqa: B018
 
 
 def test_what_there_is_not_yet_is_refused_and_not_dropped():

@@ -1,9 +1,12 @@
 """Workers in this process: what becomes of a message, on `memory://`."""
 
 import asyncio
+import os
+import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -90,6 +93,32 @@ def test_many_coroutines_wait_at_once(queue):
 
     with working(queue):
         results = meet.delay_many(() for _ in range(50))
+        for result in results:
+            result.get(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("told", "held"),
+    [
+        ({"prefetch_multiplier": 3}, 6),
+        ({"prefetch_multiplier": 1}, 2),
+        ({"prefetch_multiplier": 3, "prefetch": 4}, 4),
+    ],
+)
+def test_a_worker_holds_no_more_messages_than_it_was_told(queue, told, held):
+    go = threading.Event()
+
+    @queue.task
+    def wait():
+        go.wait(PATIENCE)
+
+    results = wait.delay_many(() for _ in range(20))
+    with working(queue, **told):
+        try:
+            wait_until(lambda: queue.depth() <= 20 - held)
+            assert queue.depth() == 20 - held
+        finally:
+            go.set()
         for result in results:
             result.get(timeout=PATIENCE)
 
@@ -232,6 +261,53 @@ def test_what_was_revoked_is_not_begun(queue):
     assert ran == ["kept"]
 
 
+def test_whoever_waits_for_a_task_with_an_eta_is_told_when_it_is_revoked(queue):
+    @queue.task
+    def run():
+        pass
+
+    with working(queue):
+        later = run.apply_async(countdown=3600)
+        wait_until(lambda: queue.depth() == 0)
+        later.revoke()
+        with pytest.raises(TaskRevoked, match="revoked"):
+            later.get(timeout=PATIENCE)
+    assert queue.depth() == 0
+
+
+def test_what_runs_is_ended_when_it_is_terminated(queue):
+    began, cancelled = [], []
+
+    @queue.task
+    def spins():
+        began.append("thread")
+        while True:
+            time.sleep(0.001)
+
+    @queue.task
+    async def waits():
+        began.append("coroutine")
+        try:
+            await asyncio.sleep(PATIENCE)
+        except asyncio.CancelledError:
+            cancelled.append(None)
+            raise
+
+    with working(queue):
+        results = [spins.delay(), waits.delay()]
+        wait_until(lambda: len(began) == 2)
+        results[0].revoke()  # which does nothing to what runs
+        for result in results:
+            result.revoke(terminate=True)
+        for result in results:
+            with pytest.raises(TaskRevoked, match="terminated"):
+                result.get(timeout=PATIENCE)
+            assert result.status == "REVOKED"
+        wait_until(lambda: cancelled)
+    assert sorted(began) == ["coroutine", "thread"]
+    assert queue.depth() == 0
+
+
 def test_what_nobody_knows_becomes_a_dead_letter(queue):
     @queue.task
     def add(a, b):
@@ -307,8 +383,105 @@ def test_a_soft_limit_is_raised_in_a_coroutine(queue):
     async def waits():
         await asyncio.sleep(PATIENCE)
 
-    with working(queue), pytest.raises(SoftTimeLimitExceeded):
+    with working(queue), pytest.raises(SoftTimeLimitExceeded, match=r"0\.05 s"):
         waits.delay().get(timeout=PATIENCE)
+
+
+def test_a_coroutine_catches_its_soft_limit_and_goes_on(queue):
+    @queue.task(soft_timeout=0.05)
+    async def cleans_up():
+        try:
+            await asyncio.sleep(PATIENCE)
+        except SoftTimeLimitExceeded:
+            await asyncio.sleep(0.001)
+            return "cleaned up"
+
+    @queue.task(soft_timeout=0.05, on="thread")
+    async def on_a_thread():
+        try:
+            await asyncio.sleep(PATIENCE)
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+
+    @queue.task(soft_timeout=0.05)
+    async def is_deaf():
+        async def deaf():
+            try:
+                await asyncio.sleep(PATIENCE)
+            except asyncio.CancelledError:
+                return "kept it to itself"
+
+        try:
+            await asyncio.ensure_future(deaf())
+        except SoftTimeLimitExceeded:
+            return "told all the same"
+
+    with working(queue):
+        assert cleans_up.delay().get(timeout=PATIENCE) == "cleaned up"
+        assert on_a_thread.delay().get(timeout=PATIENCE) == "cleaned up"
+        assert is_deaf.delay().get(timeout=PATIENCE) == "told all the same"
+
+
+def test_the_hard_limit_ends_who_does_not_heed_the_soft_one(queue):
+    heard = []
+
+    @queue.task(soft_timeout=0.05, timeout=0.3)
+    async def waits_on():
+        try:
+            await asyncio.sleep(PATIENCE)
+        except SoftTimeLimitExceeded:
+            heard.append("coroutine")
+            await asyncio.sleep(PATIENCE)
+
+    @queue.task(soft_timeout=0.05, timeout=0.3)
+    def goes_on():
+        while True:
+            try:
+                while True:
+                    time.sleep(0.005)
+            except SoftTimeLimitExceeded:
+                heard.append("thread")
+
+    with working(queue):
+        for result in (waits_on.delay(), goes_on.delay()):
+            with pytest.raises(TaskTimeout):
+                result.get(timeout=PATIENCE)
+    assert sorted(heard) == ["coroutine", "thread"]
+
+
+def test_a_soft_limit_is_raised_in_a_thread(queue):
+    @queue.task
+    def spins(catches):
+        try:
+            while True:
+                time.sleep(0.001)
+        except SoftTimeLimitExceeded:
+            if not catches:
+                raise
+            return "cleaned up"
+
+    with working(queue):
+        send = {"soft_time_limit": 0.05}
+        assert spins.apply_async((True,), **send).get(timeout=PATIENCE) == "cleaned up"
+        with pytest.raises(SoftTimeLimitExceeded, match="soft limit"):
+            spins.apply_async((False,), **send).get(timeout=PATIENCE)
+
+
+def test_a_soft_limit_hits_no_other_call_in_the_thread():
+    def last(seconds):
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            pass
+
+    for number in range(300):
+        # Calls that end just before the limit, with it, and just after it.
+        with suppress(SoftTimeLimitExceeded):
+            _core.call_within(0.002, SoftTimeLimitExceeded, last, (0.001 + number % 20 * 0.0001,))
+        for _ in range(100):
+            pass
+    with pytest.raises(SoftTimeLimitExceeded):
+        _core.call_within(0.001, SoftTimeLimitExceeded, last, (PATIENCE,))
+    last(0.005)
 
 
 def test_a_rate_spaces_out_its_own_tasks_alone(queue):
@@ -373,11 +546,17 @@ def test_who_wants_to_know_is_told_that_it_has_begun(queue):
     def begun():
         gate.wait(PATIENCE)
 
+    @queue.task(track_started=True)
+    async def begins():
+        await asyncio.to_thread(gate.wait, PATIENCE)
+
     with working(queue, name="w1"):
-        result = begun.delay()
-        wait_until(lambda: result.status == "STARTED")
+        results = [begun.delay(), begins.delay()]
+        wait_until(lambda: all(result.status == "STARTED" for result in results))
+        assert all(result.info == {"pid": os.getpid(), "hostname": "w1"} for result in results)
         gate.set()
-        result.get(timeout=PATIENCE)
+        for result in results:
+            result.get(timeout=PATIENCE)
 
 
 def test_what_has_not_begun_goes_back_when_the_worker_stops(queue):
@@ -418,6 +597,63 @@ def test_what_does_not_end_in_time_goes_back(queue):
     assert not worker.stop(grace=0)
     gate.set()
     assert queue.depth() == 1
+
+
+def test_what_still_runs_when_the_worker_stops_can_be_terminated(queue):
+    began = threading.Event()
+
+    @queue.task
+    def spins():
+        began.set()
+        while True:
+            time.sleep(0.001)
+
+    worker = working(queue).start()
+    result = spins.delay()
+    assert began.wait(PATIENCE)
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    result.revoke(terminate=True)
+    stopping.join(PATIENCE)
+    assert not stopping.is_alive()
+    assert result.status == "REVOKED"
+
+
+def test_what_cannot_be_stored_before_the_worker_is_cut_short_goes_back():
+    with socket.socket() as deaf:  # bound, that nobody else takes the port, and not listening: it refuses
+        deaf.bind(("127.0.0.1", 0))
+        address = f"redis://127.0.0.1:{deaf.getsockname()[1]}"
+        queue = mh.Queue("shop", f"memory://{uuid.uuid4().hex}", results=address)
+        gate, began, last = threading.Event(), threading.Event(), threading.Event()
+
+        @queue.task
+        def hang():
+            began.set()
+            gate.wait(PATIENCE)
+
+        @queue.task
+        def end():
+            pass
+
+        @queue.task(acks_late=False)
+        def end_early():
+            pass
+
+        @queue.task(ignore_result=True)
+        def forget():
+            last.set()
+
+        worker = working(queue).start()
+        hang.delay()
+        assert began.wait(PATIENCE)
+        for task in (end, end, end_early, forget):
+            task.delay()
+        assert last.wait(PATIENCE)  # one thread runs them in turn: from here on none waits to begin
+        wait_until(lambda: len(worker.at_work()) == 1)
+        assert not worker.stop(grace=0)
+        gate.set()
+        wait_until(lambda: queue.depth() == 3)  # all but what was settled early, or has no result
+        queue.close()
 
 
 def test_an_early_acknowledgement_leaves_nothing_to_go_back(queue):

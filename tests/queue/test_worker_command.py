@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 import manyhands as mh
-from manyhands.errors import SoftTimeLimitExceeded, TaskTimeout, UnknownTask, WorkerDied
+from manyhands.errors import SoftTimeLimitExceeded, TaskRevoked, TaskTimeout, UnknownTask, WorkerDied
 
 PATIENCE = 90
 
@@ -42,6 +42,10 @@ SHOP = """
             time.sleep(0.005)
         note(f"ended {{name}}")
         return name
+
+    @queue.task(track_started=True)
+    def tracked(name):
+        hold(name)
 
     @queue.task
     def sleep(seconds):
@@ -149,6 +153,27 @@ def test_a_worker_runs_what_comes_and_says_so(shop):
     assert f"  broker   sqlite:///{folder}/jobs.db" in said
 
 
+LEAN = """
+    import sys
+    import manyhands as mh
+
+    queue = mh.Queue("shop", broker={broker!r})
+
+    @queue.task
+    def modules():
+        return sorted(sys.modules)
+"""
+
+
+def test_a_worker_process_has_no_large_module_that_its_tasks_have_not(shop):
+    queue, folder = shop
+    (folder / "lean.py").write_text(textwrap.dedent(LEAN.format(broker=f"sqlite:///{folder}/jobs.db")))
+    with working(folder, "-A", "lean:queue"):
+        found = {*queue.send_task("lean.modules").get(timeout=PATIENCE)}
+    assert "manyhands.queue.task" in found
+    assert found & {"cloudpickle", "dataclasses", "multiprocessing", "click"} == set()
+
+
 def test_limits_end_tasks_in_processes(shop):
     queue, folder = shop
     with working(folder) as worker:
@@ -185,6 +210,41 @@ def test_a_killed_process_runs_its_task_again_once(shop):
         assert worker.stop() == 0  # which settles first: the result comes before that
         assert [note.split()[0] for note in notes(folder)] == ["began", "began", "ended"]
     assert queue.depth() == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"time_limit": PATIENCE}], ids=["in a bulk", "alone"])
+def test_a_terminated_task_takes_its_process_along_and_no_other_task(shop, options):
+    queue, folder = shop
+    with working(folder) as worker:
+        ended = queue.send_task("shop.hold", ("a",), **options)
+        kept = queue.send_task("shop.hold", ("b",), **options)
+        wait_until(lambda: len(notes(folder)) == 2)
+        ahead = [queue.send_task("shop.add", (n, 1), **options) for n in range(10)]
+        ended.revoke(terminate=True)
+        with pytest.raises(TaskRevoked, match="terminated"):
+            ended.get(timeout=PATIENCE)
+        assert [result.get(timeout=PATIENCE) for result in ahead] == list(range(1, 11))
+        (folder / "go-b").touch()
+        assert kept.get(timeout=PATIENCE) == "b"
+        assert worker.stop() == 0
+    assert queue.depth() == 0
+    assert sorted(note.split()[:2] for note in notes(folder)) == [
+        ["began", "a"],
+        ["began", "b"],
+        ["ended", "b"],
+    ]
+    assert "revoked: terminated" in worker.said()
+
+
+def test_who_wants_to_know_is_told_which_process_has_begun(shop):
+    queue, folder = shop
+    with working(folder):
+        result = queue.send_task("shop.tracked", ("a",))
+        wait_until(lambda: notes(folder))
+        assert result.status == "STARTED"
+        assert result.info == {"pid": int(notes(folder)[0].split()[-1]), "hostname": "w1"}
+        (folder / "go-a").touch()
+        result.get(timeout=PATIENCE)
 
 
 def test_the_first_signal_finishes_what_runs_and_gives_back_the_rest(shop):
@@ -236,6 +296,46 @@ def test_another_worker_takes_over_from_one_that_was_killed(shop):
         wait_until(lambda: len(notes(folder)) == 2)
         (folder / "go-a").touch()
         assert result.get(timeout=PATIENCE) == "a"
+
+
+def test_two_workers_on_a_file_share_the_work_and_double_none(shop):
+    queue, folder = shop
+    with working(folder, "--prefetch", "2") as first, working(folder, "--prefetch", "2", name="w2") as second:
+        for name in ("a", "b", "c", "d"):
+            queue.send_task("shop.hold", (name,))
+        wait_until(lambda: len(notes(folder)) == 4, lambda: str(notes(folder)))
+        results = [queue.send_task("shop.add", (n, 1)) for n in range(100)]
+        again = [queue.send_task("shop.add", (7, n), task_id="same") for n in range(2)]
+        assert [result.id for result in again] == ["same", "same"]
+        shown = manyhands(folder, "queue", "status", "-A", "shop:queue").stdout
+        assert shown.splitlines()[1].split()[0] == "celery"
+        for name in ("a", "b", "c", "d"):
+            (folder / f"go-{name}").touch()
+        assert [result.get(timeout=PATIENCE) for result in results] == list(range(1, 101))
+        wait_until(lambda: (first.said() + second.said()).count("shop.add[same] succeeded") == 2)
+        # The last one counts, as with every store of results.
+        assert again[0].get(timeout=PATIENCE) in (7, 8)
+        assert first.stop() == second.stop() == 0
+    for result in results:
+        assert (first.said() + second.said()).count(f"[{result.id}] succeeded") == 1
+    assert all("shop.hold[" in program.said() for program in (first, second))
+
+
+def test_what_waits_is_deleted_while_two_workers_run(shop):
+    queue, folder = shop
+    with working(folder, "--prefetch", "2"), working(folder, "--prefetch", "2", name="w2"):
+        held = [queue.send_task("shop.hold", (name,)) for name in "abcd"]
+        wait_until(lambda: len(notes(folder)) == 4, lambda: str(notes(folder)))
+        waiting = [queue.send_task("shop.add", (n, 1)) for n in range(20)]
+        purged = manyhands(folder, "queue", "purge", "--yes", "-A", "shop:queue")
+        assert purged.stderr == "celery: deleted 20 messages\n"
+        for name in "abcd":
+            (folder / f"go-{name}").touch()
+        # What runs is no longer waiting, and ends as ever.
+        assert [result.get(timeout=PATIENCE) for result in held] == list("abcd")
+        assert queue.send_task("shop.add", (1, 1)).get(timeout=PATIENCE) == 2
+        assert {result.state for result in waiting} == {"PENDING"}
+        assert queue.depth() == 0
 
 
 def test_a_change_of_the_program_starts_it_anew(shop):

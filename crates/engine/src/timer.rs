@@ -118,6 +118,18 @@ impl<T> TimerWheel<T> {
         self.release(key.index)
     }
 
+    /// Removes the timers that carry what is looked for, in no order; looks at every one.
+    pub fn extract(&mut self, mut is_looked_for: impl FnMut(&T) -> bool) -> Vec<T> {
+        let mut found = Vec::new();
+        for index in 0..u32::try_from(self.nodes.len()).unwrap_or(NIL) {
+            if self.nodes[index as usize].value.as_ref().is_some_and(&mut is_looked_for) {
+                self.unlink(index);
+                found.extend(self.release(index));
+            }
+        }
+        found
+    }
+
     /// When to call [`expire`](Self::expire) next; `None` without timers.
     ///
     /// Never later than the earliest timer fires, and if earlier, then with progress: of the calls of

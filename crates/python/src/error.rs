@@ -117,6 +117,14 @@ pub(crate) fn gave_up_waiting(py: Python<'_>) -> PyErr {
     }
 }
 
+/// The same, for whoever can say what did not come.
+pub(crate) fn not_in_time(py: Python<'_>, text: String) -> PyErr {
+    match timeout_error(py) {
+        Ok(kind) => PyErr::from_type(kind.clone(), text),
+        Err(failure) => failure,
+    }
+}
+
 /// What the standard library raises for `set_result` on a future that is done.
 pub(crate) fn invalid_state(future: &Bound<'_, PyAny>, state: State) -> PyErr {
     let shown = future.repr().map(|text| text.to_string()).unwrap_or_default();

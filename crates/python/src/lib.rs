@@ -38,6 +38,7 @@ mod reading;
 mod seed;
 mod shared;
 mod slots;
+mod soft_limit;
 mod start;
 mod supervisor;
 mod sync;
@@ -96,6 +97,8 @@ mod _core {
         SharedArray, SharedBarrier, SharedCondition, SharedCounter, SharedDict, SharedEvent, SharedLock,
         SharedQueue, SharedRLock, SharedRWLock, SharedRWLockGuard, SharedSemaphore, SharedValue, open_shared,
     };
+    #[pymodule_export]
+    use crate::soft_limit::call_within;
     #[pymodule_export]
     use crate::supervisor::{Process, ProcessPool};
     #[pymodule_export]

@@ -11,10 +11,12 @@ use manyhands_engine::timer::{TimerKey, TimerWheel};
 use manyhands_os::clock;
 use manyhands_os::park::Parker;
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
 use crate::future::Future;
 use crate::gather::Gather;
 use crate::pool::fork_generation;
+use crate::soft_limit::LimitedCall;
 use crate::thread_crew::ThreadHand;
 
 /// Limits are kept to the millisecond: far below what a thread switch of the interpreter may take.
@@ -26,6 +28,8 @@ pub(crate) enum Alarm {
     Thread { hand: Arc<ThreadHand>, serial: u64, future: Py<Future> },
     /// Cancel the coroutine of that attempt.
     Coroutine { future: Py<Future>, attempt: u32 },
+    /// Raise the exception in that call, if it is not over.
+    Call { call: Arc<LimitedCall>, exception: Py<PyType> },
     /// Fail a `gather` or `race` that took too long.
     Gather { gather: Py<Gather>, limit: Duration },
 }
@@ -37,6 +41,10 @@ impl Alarm {
                 crate::thread_crew::time_out(py, &hand, serial, future.bind(py))
             }
             Self::Coroutine { future, attempt } => crate::loop_crew::time_out(future.bind(py), attempt),
+            Self::Call { call, exception } => {
+                call.interrupt(exception.bind(py));
+                Ok(())
+            }
             Self::Gather { gather, limit } => Gather::time_out(gather.bind(py), limit),
         };
         if let Err(error) = result {

@@ -9,21 +9,24 @@ not tried again.
 
 from __future__ import annotations
 
-from manyhands.celery.app import AsyncResult, Celery, current_app, get_task_logger, shared_task, signature
-from manyhands.celery.settings import CelerySettingWarning
-from manyhands.celery.tasks import Task
-from manyhands.errors import (
-    BrokerError,
+from manyhands.celery.app import Celery
+from manyhands.celery.current import current_app, shared_task, signature
+from manyhands.celery.exceptions import (
     Ignore,
-    MaxRetriesExceeded,
+    MaxRetriesExceededError,
+    NotRegistered,
+    OperationalError,
     Reject,
     Retry,
     SoftTimeLimitExceeded,
-    TaskRevoked,
-    TaskTimeout,
-    UnknownTask,
-    WorkerDied,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
 )
+from manyhands.celery.result import AsyncResult
+from manyhands.celery.settings import CelerySettingWarning
+from manyhands.celery.tasks import Task
+from manyhands.celery.utils.log import get_task_logger
 from manyhands.queue.app import current_task
 from manyhands.queue.signature import Signature
 
@@ -50,15 +53,14 @@ __all__ = [
     "signature",
 ]
 
-MaxRetriesExceededError = MaxRetriesExceeded
-"""Celery's name of `MaxRetriesExceeded`."""
-NotRegistered = UnknownTask
-"""Celery's name of `UnknownTask`."""
-OperationalError = BrokerError
-"""Kombu's name of `BrokerError`."""
-TaskRevokedError = TaskRevoked
-"""Celery's name of `TaskRevoked`."""
-TimeLimitExceeded = TaskTimeout
-"""Celery's name of `TaskTimeout`."""
-WorkerLostError = WorkerDied
-"""Celery's name of `WorkerDied`."""
+_NOT_HERE = ("chain", "chord", "chunks", "group", "maybe_signature", "schedules", "signals", "xmap")
+
+
+def __getattr__(name: str) -> object:
+    if name in _NOT_HERE:
+        # No AttributeError, of which `from … import` would show nothing.
+        raise ImportError(
+            f"could not import {name!r} from 'manyhands.celery': manyhands has none yet\n"
+            "hint: tasks can send each other; schedules are for cron or a systemd timer"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,18 +1,22 @@
-"""Applications with Celery's settings and ways, and what there is without one at hand."""
+"""Applications with Celery's settings and ways."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from manyhands.celery.current import _entered, _set_current
+from manyhands.celery.discovery import _django_applications, _related
+from manyhands.celery.result import AsyncResult
 from manyhands.celery.settings import (
+    _CRON,
     _KNOWN_TRANSPORT_OPTIONS,
     _broker_address,
     _Conf,
+    _named,
+    _queue_names,
     _result_address,
     _seconds,
     _settings_of,
@@ -36,9 +40,8 @@ from manyhands.queue.app import Queue
 from manyhands.queue.request import Request
 from manyhands.queue.results import AsyncResult as _AsyncResult
 from manyhands.queue.results import _EagerResult
-from manyhands.queue.signature import Signature
 
-__all__ = ["AsyncResult", "Celery", "current_app", "get_task_logger", "shared_task", "signature"]
+__all__ = ["Celery"]
 
 
 class Celery(Queue):
@@ -51,6 +54,7 @@ class Celery(Queue):
         include: Modules that a worker imports.
         config_source: Settings, as for `config_from_object`.
         namespace: What their names begin with there.
+        task_cls: The class of tasks that have no ``base=``, or "module:Class".
         set_as_current: Whether shared tasks and `current_app` mean this application from now on.
         **settings: Settings by their names.
 
@@ -77,10 +81,12 @@ class Celery(Queue):
         include: Iterable[str] | None = None,
         config_source: Any = None,
         namespace: str | None = None,
+        task_cls: type[Task] | str | None = None,
         set_as_current: bool = True,
         **settings: Any,
     ) -> None:
         self.main = main
+        self._kind = _class_of_tasks(task_cls)
         self._included: list[Callable[[], Iterable[str]]] = []
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         self.tasks = {}
@@ -88,12 +94,7 @@ class Celery(Queue):
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
         self.conf.update(settings)
-        global _current
-        if set_as_current or _current is None:
-            _current = self
-        _apps.append(self)
-        for shared in _shared:
-            shared(self)
+        _entered(self, is_current=set_as_current)
 
     def config_from_object(self, obj: Any, silent: bool = False, namespace: str | None = None) -> None:
         """Take settings over from a module, an object or a mapping, or from one by its name.
@@ -132,7 +133,7 @@ class Celery(Queue):
             _warn("setting", f"broker_transport_options[{option!r}]")
         super().__init__(
             self.main or "celery",
-            _broker_address(conf.broker_url),
+            _broker_address(conf.broker_url, conf._given.get("broker_heartbeat")),
             _result_address(conf.result_backend),
             default_queue=conf.task_default_queue,
             routes=_routes(conf.task_routes),
@@ -147,7 +148,7 @@ class Celery(Queue):
             connect_timeout=float(conf.broker_connection_timeout),
             visibility=float(_seconds(transport.get("visibility_timeout", 3600))),
             zone=_zone(conf.timezone),
-            include=(*conf.imports, *conf.include),
+            include=(*_named(conf.imports), *_named(conf.include)),
             acks_late=conf.task_acks_late,
             reject_on_worker_lost=bool(conf.task_reject_on_worker_lost),
             timeout=_seconds(conf.task_time_limit),
@@ -187,7 +188,7 @@ class Celery(Queue):
 
     def _made(self, function: Callable[..., Any], options: _Options) -> Task:
         name = options.get("name") or self._name_of(function)
-        kind = options.get("base") or Task
+        kind = options.get("base") or self._kind
         given = {**_of_class(kind), **options}
         known = self.tasks.get(name)
         if isinstance(known, Task) and known.function is function:
@@ -265,8 +266,12 @@ class Celery(Queue):
 
     @property
     def Task(self) -> type[Task]:  # noqa: N802  # Celery's name
-        """The class to inherit for ``base=``."""
-        return Task
+        """The class of tasks that have no ``base=``: to inherit from, or to set before there are tasks."""
+        return self._kind
+
+    @Task.setter
+    def Task(self, kind: type[Task]) -> None:  # noqa: N802
+        self._kind = _class_of_tasks(kind)
 
     @property
     def control(self) -> _Control:
@@ -275,13 +280,22 @@ class Celery(Queue):
 
     def set_current(self) -> None:
         """Make this the application that `current_app` and shared tasks mean."""
-        global _current
-        _current = self
+        _set_current(self)
 
     set_default = set_current
 
     def finalize(self, auto: bool = False) -> None:
         """Do nothing: tasks are ready when they are made."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what to do instead of that which Celery's applications have and these have not."""
+        hint = _NOT_HERE.get(name)
+        more = f": manyhands has none yet\nhint: {hint}" if hint else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{more}")
+
+    def _usual_queues(self) -> list[str]:
+        # As Celery: other queues are for workers that are told so.
+        return _queue_names(self.conf.task_queues) or [self.default_queue]
 
     def _failed(self, request: Request, error: Exception) -> _EagerResult:
         if self.conf.task_eager_propagates:
@@ -289,8 +303,31 @@ class Celery(Queue):
         return super()._failed(request, error)
 
 
+_NOT_HERE = {
+    **dict.fromkeys(("add_periodic_task", "Beat"), _CRON),
+    **dict.fromkeys(
+        ("on_configure", "on_after_configure", "on_after_finalize", "on_after_fork"),
+        "do it at the end of the module that makes the application; there are no signals",
+    ),
+    **dict.fromkeys(("worker_main", "start", "Worker", "WorkController"), "manyhands worker -A module:app"),
+    **dict.fromkeys(("chain", "chord", "group", "canvas"), "send the next task at the end of this one"),
+}
+
+
 class _Never(Exception):
     """What no task raises."""
+
+
+def _class_of_tasks(kind: type[Task] | str | None) -> type[Task]:
+    if isinstance(kind, str):
+        module, _, name = kind.replace(":", ".").rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+    if kind is not None and not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise TypeError(
+            f"could not use {kind!r} as the class of tasks: expected a class that inherits from "
+            "manyhands.celery.Task"
+        )
+    return kind or Task
 
 
 class _Control:
@@ -304,183 +341,3 @@ class _Control:
         return self._app.purge()
 
     discard_all = purge
-
-
-class AsyncResult(_AsyncResult):
-    """The outcome of a task by its id, with Celery's arguments.
-
-    Args:
-        id: The task's id.
-        backend: Ignored.
-        task_name: Ignored.
-        app: The application; by default the current one.
-        parent: Ignored.
-
-    Example:
-        >>> from manyhands.celery import AsyncResult, Celery
-        >>> app = Celery("shop", broker="memory://", backend="memory://")
-        >>> AsyncResult("nobody-knows").state
-        'PENDING'
-    """
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        id: str,
-        backend: object = None,
-        task_name: str | None = None,
-        app: Queue | None = None,
-        parent: object = None,
-    ) -> None:
-        super().__init__(id, app or _default_app())
-
-    @property
-    def task_id(self) -> str:
-        """The task's id."""
-        return self.id
-
-    def get(self, timeout: float | None = None, propagate: bool = True, **_: Any) -> Any:
-        """Wait for the task, and return what it returned; see `mh.queue.AsyncResult.get`."""
-        return super().get(timeout, propagate=propagate)
-
-    wait = get
-
-    def revoke(self, connection: object = None, *, terminate: bool = False, **_: Any) -> None:
-        """Have workers drop the task if it has not begun; see `Queue.revoke`."""
-        super().revoke(terminate=terminate)
-
-
-def _django_applications() -> list[str]:
-    try:
-        apps = importlib.import_module("django.apps").apps
-    except ModuleNotFoundError:
-        return []
-    return [config.name for config in apps.get_app_configs()]
-
-
-def _related(package: str, name: str | None) -> str | None:
-    """The module of a package that has its tasks, if there is one."""
-    if name is None:
-        return package
-    module = f"{package}.{name}"
-    try:
-        return module if importlib.util.find_spec(module) is not None else None
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{package}.".startswith(f"{error.name}."):
-            raise
-        return None
-
-
-# Without an application at hand.
-
-_apps: list[Celery] = []
-_current: Celery | None = None
-_shared: list[Callable[[Celery], Task]] = []
-
-
-def _default_app() -> Celery:
-    return _current or Celery("default")
-
-
-class _CurrentApp:
-    """The application that was made last, or was set as the current one."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_default_app(), name)
-
-    def __repr__(self) -> str:
-        return repr(_default_app())
-
-
-current_app = _CurrentApp()
-"""The application that was made last, or was set as the current one."""
-
-
-class _SharedTask:
-    """A task of whichever application is the current one."""
-
-    def __init__(self, function: Callable[..., Any], make: Callable[[Celery], Task]) -> None:
-        self.__dict__.update(__wrapped__=function, __doc__=function.__doc__, _make=make)
-        self.__dict__.update(__module__=function.__module__, __qualname__=function.__qualname__)
-
-    def _now(self) -> Task:
-        make: Callable[[Celery], Task] = self.__dict__["_make"]
-        return make(_default_app())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._now(), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._now(), name, value)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._now()(*args, **kwargs)
-
-    def __reduce__(self) -> str:
-        return str(self.__dict__["__qualname__"])
-
-    def __repr__(self) -> str:
-        return repr(self._now())
-
-
-def shared_task(*args: Any, **options: Any) -> Any:
-    """Make a function a task of every application there is or will be; a decorator.
-
-    Args:
-        *args: The function.
-        **options: As for `Celery.task`.
-
-    Example:
-        >>> from manyhands.celery import Celery, shared_task
-        >>> @shared_task(name="shop.greet")
-        ... def greet(name):
-        ...     return f"hello, {name}"
-        >>> app = Celery("shop", broker="memory://", task_always_eager=True)
-        >>> greet.delay("ann").get()
-        'hello, ann'
-    """
-
-    def make(function: Callable[..., Any]) -> _SharedTask:
-        def of(app: Celery) -> Task:
-            name = options.get("name") or app._name_of(function)
-            known = app.tasks.get(name)
-            return known if isinstance(known, Task) else app._made(function, options)
-
-        _shared.append(of)
-        for app in _apps:
-            of(app)
-        return _SharedTask(function, of)
-
-    return make(*args) if args else make
-
-
-def signature(task: str | Mapping[str, Any], *args: Any, **options: Any) -> Signature:
-    """Return a call of a task of the current application as a value.
-
-    Args:
-        task: The task's name, or a signature that came as a dict.
-        *args: Positional and keyword arguments, as for `Queue.signature`.
-        **options: Options of the call.
-
-    Example:
-        >>> from manyhands.celery import Celery, signature
-        >>> app = Celery("shop", broker="memory://")
-        >>> signature("shop.greet", ("ann",))
-        shop.greet('ann')
-    """
-    return _default_app().signature(task, *args, **options)
-
-
-def get_task_logger(name: str) -> logging.Logger:
-    """Return the logger for a module's tasks.
-
-    Args:
-        name: The module's name.
-
-    Example:
-        >>> from manyhands.celery import get_task_logger
-        >>> get_task_logger("shop").name
-        'shop'
-    """
-    return logging.getLogger(name)

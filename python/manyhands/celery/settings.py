@@ -14,22 +14,39 @@ from typing import Any
 __all__ = ["CelerySettingWarning"]
 
 
+_PACKAGE = __file__.removesuffix("celery/settings.py")
+
+_CRON = "there is no scheduler yet: send the tasks at their times from cron or a systemd timer"
+_TLS = "say it in the address, as in rediss:// or amqps://"
+_INSTEAD = {
+    "beat_schedule": _CRON,
+    "broker_use_ssl": _TLS,
+    "redis_backend_use_ssl": _TLS,
+    "task_annotations": "expected a dict: task_annotations = {'tasks.add': {'rate_limit': '10/s'}}",
+    "task_routes": "expected patterns and where they go: task_routes = {'feed.*': {'queue': 'feeds'}}",
+    "worker_pool": "there are prefork and threads, and `async def` tasks, of which thousands wait at once",
+}
+"""What to do about settings that cannot be used."""
+
+
 class CelerySettingWarning(UserWarning):
     """A setting or an option that Celery has, or may have, and manyhands has not; it is left out."""
 
 
-def _warn(kind: str, name: str) -> None:
+def _warn(kind: str, name: str, why: str = "manyhands has none like it") -> None:
+    instead = _INSTEAD.get(_understood(name))
+    hint = f"\nhint: {instead}" if instead else ""
     warnings.warn(
-        f"could not use the {kind} `{name}`: manyhands has none like it, and goes on without",
+        f"could not use the {kind} `{name}`: {why}, and goes on without{hint}",
         CelerySettingWarning,
         stacklevel=_outside(),
     )
 
 
 def _outside() -> int:
-    """How far up the caller is who does not belong to this module."""
+    """How far up the caller is who does not belong to manyhands."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
     return level
 
@@ -41,6 +58,7 @@ def _seconds(value: Any) -> Any:
 _DEFAULTS: dict[str, Any] = {
     "accept_content": ["json"],
     "broker_connection_timeout": 4.0,
+    "broker_heartbeat": 120,
     "broker_transport_options": {},
     "broker_url": "amqp://guest:guest@localhost:5672//",
     "enable_utc": True,
@@ -60,6 +78,7 @@ _DEFAULTS: dict[str, Any] = {
     "task_eager_propagates": False,
     "task_ignore_result": False,
     "task_publish_retry": True,
+    "task_queues": None,
     "task_reject_on_worker_lost": False,
     "task_routes": None,
     "task_serializer": "json",
@@ -68,8 +87,10 @@ _DEFAULTS: dict[str, Any] = {
     "task_track_started": False,
     "timezone": None,
     "worker_concurrency": None,
+    "worker_disable_rate_limits": False,
     "worker_max_memory_per_child": None,
     "worker_max_tasks_per_child": None,
+    "worker_pool": "prefork",
     "worker_prefetch_multiplier": 4,
 }
 """What is understood, and what it is in Celery if nobody says otherwise."""
@@ -78,7 +99,7 @@ _DEFAULTS: dict[str, Any] = {
 _NEEDLESS = frozenset(
     (
         "broker_connection_max_retries", "broker_connection_retry",
-        "broker_connection_retry_on_startup", "broker_heartbeat", "broker_heartbeat_checkrate",
+        "broker_connection_retry_on_startup", "broker_heartbeat_checkrate",
         "broker_login_method", "broker_pool_limit", "broker_channel_error_retry",
         "deprecated_settings", "redis_backend_health_check_interval", "redis_max_connections",
         "redis_retry_on_timeout", "redis_socket_connect_timeout", "redis_socket_keepalive",
@@ -87,9 +108,9 @@ _NEEDLESS = frozenset(
         "task_default_exchange", "task_default_exchange_type", "task_default_routing_key",
         "task_protocol", "task_publish_retry_policy", "task_remote_tracebacks",
         "task_send_sent_event", "worker_cancel_long_running_tasks_on_connection_loss",
-        "worker_disable_rate_limits", "worker_enable_remote_control",
+        "worker_enable_remote_control",
         "worker_hijack_root_logger", "worker_log_color", "worker_log_format",
-        "worker_lost_wait", "worker_pool", "worker_pool_restarts", "worker_proc_alive_timeout",
+        "worker_lost_wait", "worker_pool_restarts", "worker_proc_alive_timeout",
         "worker_redirect_stdouts", "worker_redirect_stdouts_level", "worker_send_task_events",
         "worker_task_log_format", "worker_timer", "worker_timer_precision",
     )
@@ -98,11 +119,13 @@ _NEEDLESS = frozenset(
 """Settings of Celery that say how it does what is done here anyway, or looks after what is not here."""
 
 _OLD_NAMES = {
+    "celerybeat_schedule": "beat_schedule",
     "celery_always_eager": "task_always_eager",
     "celery_eager_propagates_exceptions": "task_eager_propagates",
     "celery_task_result_expires": "result_expires",
     "celeryd_concurrency": "worker_concurrency",
     "celeryd_max_tasks_per_child": "worker_max_tasks_per_child",
+    "celeryd_pool": "worker_pool",
     "celeryd_prefetch_multiplier": "worker_prefetch_multiplier",
     "celeryd_task_soft_time_limit": "task_soft_time_limit",
     "celeryd_task_time_limit": "task_time_limit",
@@ -208,17 +231,39 @@ def _settings_of(source: Any, namespace: str | None) -> dict[str, Any]:
     }
 
 
-def _broker_address(address: Any) -> str:
-    if not isinstance(address, str):
-        address = next(iter(address))
-    first = str(address).split(";")[0]
-    return first if "://" in first else f"{first}://"
+def _broker_address(given: Any, heartbeat: float | None = None) -> str:
+    first, *others = given.split(";") if isinstance(given, str) else given
+    if others:
+        _warn("setting", "broker_url", f"found {1 + len(others)} addresses: manyhands uses the first")
+    address = str(first) if "://" in first else f"{first}://"
+    if heartbeat and address.startswith(("amqp", "pyamqp")) and "?" not in address:
+        address += f"?heartbeat={int(heartbeat)}"
+    return address
+
+
+def _named(modules: Any) -> tuple[str, ...]:
+    """One module, or several."""
+    return (modules,) if isinstance(modules, str) else tuple(modules or ())
+
+
+def _queue_names(queues: Any) -> list[str]:
+    """The names of the queues that ``task_queues`` lists, which are Kombu's, or names themselves."""
+    return [str(getattr(queue, "name", queue)) for queue in queues or ()]
+
+
+_POOLS = {"prefork": "process", "processes": "process", "threads": "thread", "solo": "thread"}
 
 
 def _worker_options(conf: _Conf) -> dict[str, Any]:
     """What the settings say of workers; what they do not say is left to the worker."""
+    pool = conf._given.get("worker_pool", "")
+    if pool and pool not in _POOLS:
+        _warn("setting", "worker_pool", f"found {pool!r}, which manyhands has not")
     told = {
-        "concurrency": conf.worker_concurrency,
+        "on": _POOLS.get(pool),
+        "concurrency": 1 if pool == "solo" else conf.worker_concurrency,
+        # Unless somebody says so, the worker's own way is better than Celery's.
+        "prefetch_multiplier": conf._given.get("worker_prefetch_multiplier"),
         "max_tasks_per_worker": conf.worker_max_tasks_per_child,
         # Celery counts KiB.
         "max_memory_per_worker": conf.worker_max_memory_per_child and conf.worker_max_memory_per_child * 1024,

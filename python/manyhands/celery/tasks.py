@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from manyhands.celery.settings import _Conf, _seconds, _warn
@@ -47,7 +48,7 @@ _NEEDLESS_OPTIONS = frozenset(
     )
 )
 # fmt: on
-_HOOKS = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
+_HOOKS = ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")
 # fmt: off
 _CALL_NEEDLESS = frozenset(
     (
@@ -73,6 +74,9 @@ def _translated(options: _Options, conf: _Conf, name: str) -> dict[str, Any]:
         "rate": conf.task_default_rate_limit,
     }
     options = {**options, **_annotated(conf.task_annotations, name)}
+    if conf.worker_disable_rate_limits:
+        terms.pop("rate")
+        options.pop("rate_limit", None)
     kwargs = options.get("retry_kwargs") or {}
     if "max_retries" in kwargs:
         terms["retries"] = kwargs["max_retries"]
@@ -140,8 +144,8 @@ class Task(_Task[Any, Any]):
 
     @property
     def run(self) -> Callable[..., Any]:
-        """The function."""
-        return self.function
+        """The function, as one calls it: with the task already given if it is bound."""
+        return functools.partial(self.function, self) if self.bind else self.function
 
     def apply_async(
         self,
@@ -238,7 +242,7 @@ def _call_options(options: _Options) -> dict[str, Any]:
     if canvas:
         raise TypeError(
             f"could not send the task: found {', '.join(canvas)}, which manyhands has not yet\n"
-            "hint: send the next task at the end of this one"
+            "hint: send the next task at the end of this one, or in `on_success` of a class for `base=`"
         )
     ours = {
         name: _seconds(value)
@@ -262,10 +266,23 @@ def _of_class(kind: type) -> dict[str, Any]:
 
 def _routes(routes: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for each in [routes] if isinstance(routes, Mapping) else routes or ():
-        if not isinstance(each, Mapping):
-            _warn("setting", "task_routes")
-            continue
-        for pattern, route in each.items():
-            found.setdefault(str(pattern), route if isinstance(route, str) else _call_options(route))
+    for pattern, route in _pairs(routes):
+        if isinstance(pattern, str) and isinstance(route, (str, Mapping)):
+            found.setdefault(pattern, route if isinstance(route, str) else _call_options(route))
+        else:
+            _warn("setting", "task_routes", f"found {pattern!r}")
     return found
+
+
+def _pairs(routes: Any) -> Iterator[tuple[Any, Any]]:
+    """Patterns and where they go, of a dict, a list of pairs, or a list of such."""
+    if isinstance(routes, Mapping):
+        yield from routes.items()
+        return
+    for each in routes if isinstance(routes, (list, tuple)) else filter(None, [routes]):
+        if isinstance(each, (list, tuple)) and len(each) == 2 and isinstance(each[1], (str, Mapping)):
+            yield each[0], each[1]
+        elif isinstance(each, (Mapping, list, tuple)):
+            yield from _pairs(each)
+        else:
+            yield each, None

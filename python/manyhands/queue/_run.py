@@ -8,22 +8,28 @@ what follows it. The other side is in Rust.
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import types
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from manyhands.errors import ContentRefused, Ignore, Reject, Retry, SoftTimeLimitExceeded
+from manyhands import _core
+from manyhands.errors import BrokerError, ContentRefused, Ignore, Reject, Retry, SoftTimeLimitExceeded
 from manyhands.queue import _json, _serial
 from manyhands.queue._outcomes import document, error_record
-from manyhands.queue.request import Request, _running
+from manyhands.queue.request import _BLANK, Request, _running
 
 if TYPE_CHECKING:
     from manyhands.queue.app import Queue
     from manyhands.queue.task import Task
 
 __all__ = ["Runner", "prepare", "run", "run_coroutine"]
+
+_log = logging.getLogger("manyhands.queue")
 
 _Reply = bytes | None
 _Form = tuple[str, "str | None"]
@@ -33,10 +39,8 @@ _Form = tuple[str, "str | None"]
 class _Light(Request):
     """A request of which only few fields are filled, until somebody looks at another: most tasks never do."""
 
-    __slots__ = ()
-
     def __getattr__(self, name: str) -> Any:
-        if name not in Request.__slots__:
+        if name not in _BLANK:
             raise AttributeError(f"'Request' object has no attribute {name!r}")
         Request.__init__(self, id=self.id, root_id=self.root_id, called_directly=False)
         return getattr(self, name)
@@ -55,6 +59,7 @@ class Runner:
     """
 
     def __init__(self, queue: Queue, names: Sequence[str], hostname: str) -> None:
+        self._queue = queue
         self._tasks = [queue.tasks[name] for name in names]
         # Nothing but the function is needed for a call of these.
         self._functions = [
@@ -99,8 +104,9 @@ class Runner:
         except ContentRefused as error:
             return _head("UNREADABLE", summary=str(error))
         try:
-            with _SoftLimit(told.get("soft")):
-                value = task.run_request(request, args, kwargs)
+            if told.get("tracked"):
+                self._tell_begun(request)
+            value = _run_within(told.get("soft"), task, request, args, kwargs)
             return self._returned(request, value, is_wanted)
         except (Exception, SystemExit) as error:
             return self._failed(task, request, error, is_wanted, form)
@@ -115,6 +121,8 @@ class Runner:
         except ContentRefused as error:
             return _head("UNREADABLE", summary=str(error))
         try:
+            if told.get("tracked"):
+                await self._atell_begun(request)
             value = await _within(task.arun_request(request, args, kwargs), told.get("soft"))
             return self._returned(request, value, is_wanted)
         except (Exception, SystemExit) as error:
@@ -139,6 +147,23 @@ class Runner:
         asked.pop("hostname", None)
         request = Request.from_headers({**others, **asked}, args, kwargs, hostname=self._hostname, **named)
         return request, args, kwargs, form
+
+    def _tell_begun(self, request: Request) -> None:
+        """Tell whoever wants to know that a task begins. It does so also if nobody can be told."""
+        try:
+            self._queue._put(str(request.id), "STARTED", self._who(), request)
+        except BrokerError as error:
+            _log.warning("could not say that %s has begun: %s", request.id, error)
+
+    async def _atell_begun(self, request: Request) -> None:
+        """`_tell_begun` on an event loop."""
+        try:
+            await self._queue._aput(str(request.id), "STARTED", self._who(), request)
+        except BrokerError as error:
+            _log.warning("could not say that %s has begun: %s", request.id, error)
+
+    def _who(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "hostname": self._hostname}
 
     def _returned(self, request: Request, value: Any, is_wanted: bool) -> _Reply:
         if not is_wanted:
@@ -234,54 +259,103 @@ def _traceback(error: BaseException) -> str:
 _OWN = __file__.rpartition("/")[0] + "/"
 
 
-class _SoftLimit:
-    """Raises `SoftTimeLimitExceeded` after so long, where a signal can: in a process's main thread."""
+def _run_within(
+    seconds: float | None, task: Task[..., Any], request: Request, args: Any, kwargs: Mapping[str, Any]
+) -> Any:
+    """The task's result; after so long `SoftTimeLimitExceeded` is raised in it."""
+    if seconds is None:
+        return task.run_request(request, args, kwargs)
+    if task.is_coroutine:
+        from manyhands.queue.task import _completed
 
-    def __init__(self, seconds: float | None) -> None:
-        here = seconds is not None and threading.current_thread() is threading.main_thread()
-        self._seconds = seconds if here else None
+        return _completed(_within(task.arun_request(request, args, kwargs), seconds))
+    if threading.current_thread() is threading.main_thread():
+        # A signal gets through to a call that blocks.
+        with _Signal(seconds):
+            return task.run_request(request, args, kwargs)
+    return _core.call_within(seconds, SoftTimeLimitExceeded, task.run_request, (request, args, kwargs))
+
+
+def _exceeded(seconds: float) -> SoftTimeLimitExceeded:
+    return SoftTimeLimitExceeded(f"the task has run for its soft limit of {seconds:g} s")
+
+
+class _Signal:
+    """Raises `SoftTimeLimitExceeded` in a process's main thread after so long."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
 
     def _over(self, *_: object) -> None:
-        raise SoftTimeLimitExceeded(f"the task has run for its soft limit of {self._seconds:g} s")
+        raise _exceeded(self._seconds)
 
     def __enter__(self) -> None:
-        if self._seconds is not None:
-            self._before = signal.signal(signal.SIGALRM, self._over)
-            signal.setitimer(signal.ITIMER_REAL, max(self._seconds, 1e-6))
+        self._before = signal.signal(signal.SIGALRM, self._over)
+        signal.setitimer(signal.ITIMER_REAL, max(self._seconds, 1e-6))
 
     def __exit__(self, *_: object) -> None:
-        if self._seconds is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
 
 
 async def _within(coroutine: Any, seconds: float | None) -> Any:
-    """The coroutine's result; cancelled after so long, it fails with `SoftTimeLimitExceeded`."""
+    """The coroutine's result; after so long `SoftTimeLimitExceeded` is raised in it, where it waits."""
     if seconds is None:
         return await coroutine
-    import asyncio
+    return await _Throwing(seconds).drive(coroutine)
 
-    task = asyncio.current_task()
-    is_over = False
 
-    def over() -> None:
-        nonlocal is_over
-        is_over = True
-        if task is not None:
-            task.cancel()
+class _Throwing:
+    """Drives a coroutine, and throws `SoftTimeLimitExceeded` into it after so long.
 
-    timer = asyncio.get_running_loop().call_later(seconds, over)
-    try:
-        return await coroutine
-    except asyncio.CancelledError:
-        if not is_over:
-            raise
-        uncancel: Callable[[], int] | None = getattr(task, "uncancel", None)
-        if uncancel is not None:
-            uncancel()
-        raise SoftTimeLimitExceeded(f"the task has run for its soft limit of {seconds:g} s") from None
-    finally:
-        timer.cancel()
+    What it waits for is cancelled, and that cancellation exchanged for the exception on its way in, so that
+    the coroutine can catch it, clean up and go on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        import asyncio
+
+        self._seconds, self._task = seconds, asyncio.current_task()
+        self._cancelled = asyncio.CancelledError
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._over)
+        self._is_due = False
+
+    def _over(self) -> None:
+        if self._task is not None:
+            self._is_due = True
+            self._task.cancel()
+
+    @types.coroutine
+    def drive(self, coroutine: Any) -> Generator[Any, Any, Any]:
+        value: Any = None
+        failure: BaseException | None = None
+        try:
+            while True:
+                try:
+                    awaited = coroutine.send(value) if failure is None else coroutine.throw(failure)
+                except StopIteration as end:
+                    return end.value
+                value = failure = None
+                try:
+                    value = yield awaited
+                except GeneratorExit:
+                    coroutine.close()
+                    raise
+                except BaseException as error:
+                    failure = error
+                # What was awaited may have kept the cancellation to itself.
+                is_told = failure is None or isinstance(failure, self._cancelled)
+                if is_told and self._is_due and self._is_ours_alone():
+                    failure = _exceeded(self._seconds)
+        finally:
+            self._timer.cancel()
+            del failure  # whose traceback has this frame
+
+    def _is_ours_alone(self) -> bool:
+        # Whoever else cancels the task goes first.
+        self._is_due = False
+        uncancel: Callable[[], int] | None = getattr(self._task, "uncancel", None)
+        return uncancel is None or uncancel() == 0
 
 
 _runner: Runner | None = None

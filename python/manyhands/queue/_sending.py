@@ -6,7 +6,6 @@ import json
 import math
 import os
 import reprlib
-import socket
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
@@ -38,7 +37,7 @@ def origin() -> str:
     """Who sends from here, as Celery writes it."""
     global _origin
     if not _origin:
-        _origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        _origin = f"gen{os.getpid()}@{os.uname().nodename}"
     return _origin
 
 

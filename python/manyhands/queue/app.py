@@ -2,94 +2,28 @@
 
 from __future__ import annotations
 
-import atexit
-import fnmatch
-import importlib
-import logging
-import os
-import sys
-import traceback
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timezone, tzinfo
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from manyhands import _core
-from manyhands.errors import BrokerError, Ignore, Reject, Retry, UnknownTask
-from manyhands.queue import _sending, _serial
+from manyhands.queue import _serial
 from manyhands.queue._main import main_name
 from manyhands.queue._outcomes import document
+from manyhands.queue._publishing import _flush_at_exit, _Sender
+from manyhands.queue._terms import _TASK_OPTIONS, _checked
 from manyhands.queue.request import Request, _running
-from manyhands.queue.results import AsyncResult, _brought, _EagerResult
+from manyhands.queue.results import AsyncResult, _brought
 from manyhands.queue.signature import Signature
 from manyhands.queue.task import Task
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 __all__ = ["Queue", "current_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_Routes: TypeAlias = Mapping[str, "str | Mapping[str, Any]"]
-
-_log = logging.getLogger("manyhands.queue")
-
-_TASK_OPTIONS: dict[str, Any] = {
-    "bind": False,
-    "retries": 3,
-    "retry_on": (),
-    "backoff": 1.0,
-    "retry_delay": 180.0,
-    "max_backoff": 600.0,
-    "jitter": True,
-    "timeout": None,
-    "soft_timeout": None,
-    "rate": None,
-    "queue": None,
-    "priority": None,
-    "on": None,
-    "ignore_result": False,
-    "track_started": False,
-    "acks_late": True,
-    "reject_on_worker_lost": True,
-    "serializer": None,
-    "compression": None,
-}
-"""What a task may be told, and what it is unless it or its queue is told otherwise."""
-
-_CALL_OPTIONS = frozenset(
-    (
-        "argsrepr",
-        "compression",
-        "countdown",
-        "eta",
-        "expires",
-        "headers",
-        "ignore_result",
-        "kwargsrepr",
-        "parent_id",
-        "priority",
-        "queue",
-        "retry",
-        "root_id",
-        "serializer",
-        "shadow",
-        "soft_time_limit",
-        "task_id",
-        "time_limit",
-    )
-)
-
-_PORTION = 512
-"""So many calls of many are published together."""
-
-_ON = ("process", "thread", "async")
 
 
-class Queue:
+class Queue(_Sender):
     """A task queue: what its tasks are, where their messages go, and where results are kept.
 
     Nothing is connected before the first use. A server that is away is reached again by itself; what a
@@ -162,7 +96,7 @@ class Queue:
         results: str | None = None,
         *,
         default_queue: str = "celery",
-        routes: _Routes | None = None,
+        routes: Mapping[str, str | Mapping[str, Any]] | None = None,
         serializer: str = "json",
         result_serializer: str = "json",
         accept: Iterable[str] = ("json",),
@@ -286,15 +220,6 @@ class Queue:
         named = getattr(function, "__name__", type(function).__name__)
         return f"{main_name() if module in ('__main__', '__mp_main__') else module}.{named}"
 
-    def _task(self, name: str) -> Task[..., Any]:
-        """The task of that name."""
-        try:
-            return self.tasks[name]
-        except KeyError:
-            raise UnknownTask(
-                f"could not find the task {name!r}: {self.name!r} has {_listed(self.tasks)}"
-            ) from None
-
     @staticmethod
     def load(text: str) -> Queue:
         """Find an application by "module:attribute", as a worker is told on the command line.
@@ -306,18 +231,9 @@ class Queue:
             ValueError: There is none, or there are several; the message says what there is.
             ModuleNotFoundError: There is no such module.
         """
-        name, _, attribute = text.partition(":")
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        module = importlib.import_module(name)
-        if attribute:
-            found: Any = module
-            for part in attribute.split("."):
-                found = getattr(found, part, None)
-            if not isinstance(found, Queue):
-                raise ValueError(f"could not load {text!r}: found {found!r}, expected a Queue")
-            return found
-        return _only_queue(module)
+        from manyhands.queue._loading import load
+
+        return load(text)
 
     # Sending.
 
@@ -355,211 +271,19 @@ class Queue:
         """Return the result of a task by its id."""
         return AsyncResult(id, self)
 
-    def _send(
-        self, task: Task[..., Any] | str, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> AsyncResult:
-        if self.eager:
-            return self._run_here(task, args, kwargs, options)
-        batch = _core.TaskBatch()
-        id = self._write(batch, task, args, kwargs, options)
-        self._broker.publish(batch, patience=_patience(options))
-        return self.result(id)
-
-    async def _asend(
-        self, task: Task[..., Any] | str, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> AsyncResult:
-        if self.eager:
-            return await self._arun_here(task, args, kwargs, options)
-        batch = _core.TaskBatch()
-        id = self._write(batch, task, args, kwargs, options)
-        await _brought(self._broker.begin(batch, patience=_patience(options)))
-        return self.result(id)
-
-    def _send_many(
-        self, task: Task[..., Any] | str, calls: Iterable[Any], options: Mapping[str, Any]
-    ) -> list[AsyncResult]:
-        if self.eager:
-            return [self._run_here(task, *_arguments(call), options) for call in calls]
-        ids: list[str] = []
-        confirmed = 0
-        sending: tuple[_core.Errand, int] | None = None
-        try:
-            for batch in self._batches(task, calls, options, ids):
-                # One is published while the next is written, and only one: they are to arrive in order.
-                if sending is not None:
-                    sending[0].result()
-                    confirmed += sending[1]
-                size = len(batch)
-                sending = self._broker.begin(batch, patience=_patience(options)), size
-            if sending is not None:
-                sending[0].result()
-        except BrokerError as error:
-            error.confirmed = confirmed + (error.confirmed or 0)
-            raise
-        except BaseException:
-            if sending is not None:
-                sending[0].result()
-            raise
-        return [self.result(id) for id in ids]
-
-    def _batches(
-        self, task: Task[..., Any] | str, calls: Iterable[Any], options: Mapping[str, Any], ids: list[str]
-    ) -> Iterator[_core.TaskBatch]:
-        left = iter(calls)
-        while portion := list(islice(left, _PORTION)):
-            batch = _core.TaskBatch()
-            for call in portion:
-                ids.append(self._write(batch, task, *_arguments(call), options))
-            yield batch
-
-    def _write(
-        self,
-        batch: _core.TaskBatch,
-        task: Task[..., Any] | str,
-        args: Any,
-        kwargs: Mapping[str, Any],
-        options: Mapping[str, Any],
-    ) -> str:
-        """Write the message of a call; returns the task's id."""
-        if isinstance(task, str):
-            name, terms = task, self._defaults
-        else:
-            task._check(args, kwargs)
-            name, terms = task.name, task.__dict__
-        if self.routes:
-            options = {**self._route(name), **options}
-        if options and not _CALL_OPTIONS.issuperset(options):
-            unknown = sorted(set(options) - _CALL_OPTIONS)
-            raise TypeError(
-                f"could not send {name!r}: found {_listed(unknown)}, expected {_listed(_CALL_OPTIONS)}"
-            )
-        serializer, compression = options.get("serializer"), options.get("compression")
-        body, content_type, content_encoding, compressed = _serial.encode_body(
-            args,
-            kwargs,
-            serializer=serializer or terms["serializer"] or self.serializer,
-            compression=compression or terms["compression"] or self.compression,
-        )
-        running = _running.get()
-        more: dict[str, Any] = {}
-        if running is not None and running[1].id is not None:
-            more["root_id"], more["parent_id"] = running[1].root_id or running[1].id, running[1].id
-        if options:
-            more.update(self._extras(options))
-        if self._are_messages and self._results is not None:
-            more["reply_to"] = self._results.reply_to
-        get = options.get
-        hard, soft = get("time_limit", terms["timeout"]), get("soft_time_limit", terms["soft_timeout"])
-        priority, ignored = get("priority", terms["priority"]), get("ignore_result")
-        size = len(body)
-        return batch.add(
-            name,
-            get("queue") or terms["queue"] or self.default_queue,
-            body,
-            id=get("task_id"),
-            content_type=content_type,
-            content_encoding=content_encoding,
-            compression=compressed,
-            argsrepr=get("argsrepr") or _sending._shown(args, size),
-            kwargsrepr=get("kwargsrepr") or _sending._shown(kwargs, size),
-            origin=_sending._origin or _sending.origin(),
-            priority=priority or 0,
-            time_limit=hard,
-            soft_time_limit=soft,
-            ignore_result=(None if isinstance(task, str) else terms["ignore_result"])
-            if ignored is None
-            else ignored,
-            **more,
-        )
-
-    def _extras(self, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """What few calls have."""
-        eta = _sending.not_before(options.get("countdown"), options.get("eta"), self.zone)
-        expires, expiration = _sending.not_after(options.get("expires"), self.zone)
-        yield from {
-            "eta": eta,
-            "expires": expires,
-            "expiration": expiration,
-            "headers": _sending.headers_text(options.get("headers")),
-        }.items()
-        for name in ("shadow", "root_id", "parent_id"):
-            if name in options:
-                yield name, options[name]
-
-    def _route(self, name: str) -> Mapping[str, Any]:
-        for pattern, route in self.routes.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                return {"queue": route} if isinstance(route, str) else route
-        return {}
-
-    # Running here.
-
-    def _run_here(
-        self, task: Task[..., Any] | str, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> _EagerResult:
-        task, request = self._begin_here(task, args, kwargs, options)
-        while True:
-            try:
-                return self._ended(request, task.run_request(request, args, kwargs))
-            except Retry as retry:
-                args, kwargs = _next_attempt(request, retry)
-            except Exception as error:
-                return self._failed(request, error)
-
-    async def _arun_here(
-        self, task: Task[..., Any] | str, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> _EagerResult:
-        task, request = self._begin_here(task, args, kwargs, options)
-        while True:
-            try:
-                return self._ended(request, await task.arun_request(request, args, kwargs))
-            except Retry as retry:
-                args, kwargs = _next_attempt(request, retry)
-            except Exception as error:
-                return self._failed(request, error)
-
-    def _begin_here(
-        self, task: Task[..., Any] | str, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> tuple[Task[..., Any], Request]:
-        task = self._task(task) if isinstance(task, str) else task
-        task._check(args, kwargs)
-        id = options.get("task_id") or str(uuid.uuid4())
-        running = _running.get()
-        above = running[1] if running is not None else None
-        request = Request(
-            id=id,
-            task=task.name,
-            args=args,
-            kwargs=dict(kwargs),
-            root_id=(above.root_id if above else None) or id,
-            parent_id=above.id if above else None,
-            correlation_id=id,
-            headers=dict(options.get("headers") or {}),
-            called_directly=False,
-            is_eager=True,
-        )
-        return task, request
-
-    def _ended(self, request: Request, value: Any) -> _EagerResult:
-        return _EagerResult(str(request.id), self, "SUCCESS", value, None, None)
-
-    def _failed(self, request: Request, error: Exception) -> _EagerResult:
-        state = {Ignore: "IGNORED", Reject: "REJECTED"}.get(type(error), "FAILURE")
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return _EagerResult(str(request.id), self, state, None, error, text)
-
     # Looking after.
 
     def revoke(self, ids: str | Iterable[str], *, terminate: bool = False) -> None:
         """Have workers drop tasks that have not begun.
 
         Workers learn of it within about a second, also those that are started within the next hours; on
-        RabbitMQ only those that are there now, as with Celery. The task's state is "REVOKED" when a worker
-        comes to it.
+        RabbitMQ only those that are there now, as with Celery. The task's state is "REVOKED" as soon as the
+        worker learns of it that has its message, be it one with an ETA; else when a worker comes to it.
 
         Args:
             ids: One id, or several.
-            terminate: Celery's workers stop the tasks also if they run; ours let them run to their end.
+            terminate: Tasks are ended also if they run, as at a hard time limit: a process is replaced, a
+                coroutine cancelled, a thread interrupted at its next bytecode. They are not run again.
         """
         self._broker.revoke([ids] if isinstance(ids, str) else list(ids), terminate)
 
@@ -593,18 +317,24 @@ class Queue:
 
     def _put(self, id: str, state: str, result: Any, request: Request) -> None:
         """Store a state that is no end."""
-        if self._results is None:
-            return
+        if self._results is not None:
+            self._results.put(id, state, **self._written(id, state, result, request))
+
+    async def _aput(self, id: str, state: str, result: Any, request: Request) -> None:
+        """`_put`, on the event loop that runs."""
+        if self._results is not None:
+            written = self._written(id, state, result, request)
+            await _brought(self._results.begin_put(id, state, **written))
+
+    def _written(self, id: str, state: str, result: Any, request: Request) -> dict[str, Any]:
         kind = _serial.find(self.result_serializer)
         made = document(id, state, result, parent_id=request.parent_id, group_id=request.group)
-        self._results.put(
-            id,
-            state,
-            _serial.write_document(made, self.result_serializer),
-            content_type=kind.content_type,
-            content_encoding=kind.content_encoding,
-            reply_to=request.reply_to,
-        )
+        return {
+            "document": _serial.write_document(made, self.result_serializer),
+            "content_type": kind.content_type,
+            "content_encoding": kind.content_encoding,
+            "reply_to": request.reply_to,
+        }
 
     def _read_document(self, state: str, document: bytes) -> Mapping[str, Any]:
         del state  # what the document says counts, as it does for Celery
@@ -635,48 +365,8 @@ def current_task() -> Task[..., Any] | None:
     return None if running is None else running[0]
 
 
-def _checked(options: Mapping[str, Any], whose: str) -> dict[str, Any]:
-    """The options of a task, in the form that it keeps them."""
-    unknown = sorted(set(options) - set(_TASK_OPTIONS))
-    if unknown:
-        raise TypeError(
-            f"could not set up {whose}: found {_listed(unknown)}, expected {_listed(_TASK_OPTIONS)}"
-        )
-    terms = dict(options)
-    if "retries" in terms and "retry_on" not in terms and terms["retries"] != 0:
-        terms["retry_on"] = (Exception,)
-    if isinstance(terms.get("retry_on"), type):
-        terms["retry_on"] = (terms["retry_on"],)
-    elif "retry_on" in terms:
-        terms["retry_on"] = tuple(terms["retry_on"])
-    if isinstance(terms.get("backoff"), str):
-        if terms["backoff"] != "exponential":
-            raise ValueError(
-                f'could not use `backoff`: found {terms["backoff"]!r}, expected "exponential" or seconds'
-            )
-        terms["backoff"] = _TASK_OPTIONS["backoff"]
-    if terms.get("on") not in (None, *_ON):
-        raise ValueError(f"could not use `on`: found {terms['on']!r}, expected {_listed(_ON)}")
-    return terms
-
-
 def _place_of_results(broker: str) -> str:
     return "rpc://" if broker.partition("://")[0] in ("amqp", "amqps", "pyamqp") else broker
-
-
-def _patience(options: Mapping[str, Any]) -> float | None:
-    return 0.0 if options.get("retry") is False else None
-
-
-def _arguments(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return ((), dict(call)) if isinstance(call, Mapping) else (tuple(call), {})
-
-
-def _next_attempt(request: Request, retry: Retry) -> tuple[Any, Mapping[str, Any]]:
-    request.retries += 1
-    request.args = retry.changes.get("args", request.args)
-    request.kwargs = retry.changes.get("kwargs", request.kwargs)
-    return request.args, request.kwargs
 
 
 def _is_same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
@@ -685,41 +375,3 @@ def _is_same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
         getattr(function, "__module__", None),
         getattr(function, "__qualname__", None),
     )
-
-
-def _only_queue(module: ModuleType) -> Queue:
-    found = {name: value for name, value in vars(module).items() if isinstance(value, Queue)}
-    for usual in ("queue", "app", "celery"):
-        if usual in found:
-            return found[usual]
-    if len(set(map(id, found.values()))) != 1:
-        raise ValueError(
-            f"could not load {module.__name__!r}: found {_listed(found)}, expected one Queue\n"
-            f"hint: say which, as in {module.__name__}:queue"
-        )
-    return next(iter(found.values()))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
-
-
-_flushing: list[float] = []
-
-
-def _flush_at_exit(patience: float) -> None:
-    if not _flushing:
-        atexit.register(_flush)
-    _flushing.append(patience)
-
-
-def _flush() -> None:
-    left, refused = _core.flush_queues(max(_flushing))
-    if left or refused:
-        text = f"lost {left + refused} tasks that were kept in memory: the broker did not take them"
-        _log.error("%s", text)
-        # There may be no handler any more, and this must be seen.
-        print(f"manyhands: {text}", file=sys.stderr)
-
-
-os.register_at_fork(after_in_child=_flushing.clear)

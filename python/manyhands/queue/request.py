@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 __all__ = ["Request"]
 
 
-@dataclass(slots=True)
 class Request:
     """One call of a task, as ``self.request`` of a task with ``bind=True``. The names are Celery's.
 
@@ -55,30 +53,54 @@ class Request:
         0
     """
 
-    id: str | None = None
-    task: str | None = None
-    args: Any = ()
-    kwargs: Any = field(default_factory=dict)
-    retries: int = 0
-    eta: str | None = None
-    expires: str | None = None
-    timelimit: tuple[float | None, float | None] = (None, None)
-    ignore_result: bool | None = None
-    root_id: str | None = None
-    parent_id: str | None = None
-    group: str | None = None
-    group_index: int | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    origin: str | None = None
-    argsrepr: str | None = None
-    kwargsrepr: str | None = None
-    shadow: str | None = None
-    headers: dict[str, Any] = field(default_factory=dict)
-    delivery_info: dict[str, Any] = field(default_factory=dict)
-    hostname: str | None = None
-    called_directly: bool = True
-    is_eager: bool = False
+    id: str | None
+    task: str | None
+    args: Any
+    kwargs: Any
+    retries: int
+    eta: str | None
+    expires: str | None
+    timelimit: tuple[float | None, float | None]
+    ignore_result: bool | None
+    root_id: str | None
+    parent_id: str | None
+    group: str | None
+    group_index: int | None
+    correlation_id: str | None
+    reply_to: str | None
+    origin: str | None
+    argsrepr: str | None
+    kwargsrepr: str | None
+    shadow: str | None
+    headers: dict[str, Any]
+    delivery_info: dict[str, Any]
+    hostname: str | None
+    called_directly: bool
+    is_eager: bool
+
+    def __init__(self, **attributes: Any) -> None:
+        """Make a request; what is not given is as where a task is called as a function.
+
+        Raises:
+            TypeError: There is no such attribute.
+        """
+        if unknown := attributes.keys() - _BLANK.keys():
+            found = ", ".join(sorted(unknown))
+            raise TypeError(f"could not make a request: found {found}, expected its attributes only")
+        # By hand, for `dataclasses` is a large module, which each worker process would have.
+        vars(self).update(_BLANK, kwargs={}, headers={}, delivery_info={})
+        vars(self).update(attributes)
+
+    def __repr__(self) -> str:
+        """Its attributes, but for those that nobody gave."""
+        told = ((name, getattr(self, name)) for name in _BLANK)
+        return f"Request({', '.join(f'{name}={value!r}' for name, value in told if value != _BLANK[name])})"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all attributes are equal."""
+        if not isinstance(other, Request):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _BLANK)
 
     @classmethod
     def from_headers(
@@ -112,6 +134,19 @@ class Request:
         fields = {**known, "headers": others, "called_directly": False, **more}
         return cls(args=args, kwargs=dict(kwargs or {}), **fields)
 
+
+_BLANK: dict[str, Any] = {
+    **dict.fromkeys(Request.__annotations__),
+    "args": (),
+    "kwargs": {},
+    "retries": 0,
+    "timelimit": (None, None),
+    "headers": {},
+    "delivery_info": {},
+    "called_directly": True,
+    "is_eager": False,
+}
+"""What is not told otherwise."""
 
 _FROM_HEADERS = (
     "id",

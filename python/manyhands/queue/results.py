@@ -125,7 +125,7 @@ class AsyncResult:
         """Have workers drop the task if it has not begun, see `Queue.revoke`.
 
         Args:
-            terminate: Celery's workers stop it also if it runs; ours let it run to its end.
+            terminate: It is ended also if it runs.
         """
         self._queue.revoke(self.id, terminate=terminate)
 

@@ -49,6 +49,7 @@ class Worker:
             coroutines.
         prefetch: How many messages it has at most that have not ended, instead of what is done in a tenth of
             a second.
+        prefetch_multiplier: The same for each task that can run at once, if `prefetch` says nothing.
         name: What the worker is called; by default "manyhands@" and the machine's name.
         application: Where worker processes find the application, as in "module:queue"; by default it is
             looked for.
@@ -80,6 +81,7 @@ class Worker:
         on: str = "process",
         concurrency: int | None = None,
         prefetch: int | None = None,
+        prefetch_multiplier: int | None = None,
         name: str | None = None,
         application: str | None = None,
         max_tasks_per_worker: int | None = None,
@@ -92,7 +94,8 @@ class Worker:
             raise ValueError(f"could not make a worker: found on={on!r}, expected {', '.join(_MODELS)}")
         _import_all(queue)
         self.queue, self.name = queue, name or f"manyhands@{socket.gethostname()}"
-        self._on, self._concurrency, self._prefetch = on, concurrency, prefetch
+        self._on, self._concurrency = on, concurrency
+        self._prefetch, self._prefetch_multiplier = prefetch, prefetch_multiplier
         self._application, self._max_losses = application, max_losses
         self._per_process = {
             "max_tasks_per_worker": max_tasks_per_worker,
@@ -100,7 +103,7 @@ class Worker:
         }
         self._log, self._level = log, level
         self._names = list(queue.tasks)
-        self.queues = list(queues) if queues is not None else self._usual_queues()
+        self.queues = list(queues) if queues is not None else queue._usual_queues()
         self._models = list(dict.fromkeys(self._model(task) for task in queue.tasks.values())) or [on]
         self._executors: list[Executor] = []
         self._desks: list[threading.Thread] = []
@@ -110,11 +113,6 @@ class Worker:
         self._core: _core.QueueWorker | None = None
         if self._needs_processes and application is None:
             self._application = _found(queue)
-
-    def _usual_queues(self) -> list[str]:
-        tasks = self.queue.tasks.values()
-        named = [task.queue or self.queue._route(task.name).get("queue") for task in tasks]
-        return list(dict.fromkeys([self.queue.default_queue, *(name for name in named if name)]))
 
     def _model(self, task: Task[..., Any]) -> str:
         if task.on is not None:
@@ -135,6 +133,9 @@ class Worker:
             self._executors.append(self._executor(model))
         written = find(queue.result_serializer)
         capacity = sum(executor.capacity for executor in self._executors)
+        prefetch = self._prefetch
+        if prefetch is None and self._prefetch_multiplier is not None:
+            prefetch = self._prefetch_multiplier * capacity
         is_json = queue.result_serializer == "json"
         self._core = core = _core.QueueWorker(
             queue._broker,
@@ -143,7 +144,7 @@ class Worker:
             None if is_json else lambda document: _rewritten(document, queue.result_serializer),
             name=self.name,
             models=len(self._models),
-            prefetch=self._prefetch,
+            prefetch=prefetch,
             least=2 * capacity,
             zone=str(queue.zone) if str(queue.zone) != "utc" else "UTC",
             content=(written.content_type, written.content_encoding),

@@ -63,6 +63,11 @@ def register(task):
     def note(path):
         Path(path).write_text("ran")
 
+    @task(name="interop.linger")
+    def linger(path):
+        Path(path).write_text(f"{os.getpid()} ran")
+        time.sleep(60)
+
     @task(name="interop.nap")
     def nap(path):
         Path(path).write_text("ran")

@@ -54,6 +54,21 @@ fn a_stale_key_cancels_nothing() {
 }
 
 #[test]
+fn what_is_looked_for_comes_out_and_the_rest_fires() {
+    let mut wheel = TimerWheel::default();
+    let keys: Vec<_> =
+        (0..1000).map(|number| wheel.insert(at(number * number * MILLISECOND), number)).collect();
+    assert_eq!(expired(&mut wheel, at(9 * MILLISECOND)), [0, 1, 2, 3]);
+    let mut odd = wheel.extract(|number| number % 2 == 1);
+    odd.sort_unstable();
+    assert!(odd.into_iter().eq((5..1000).step_by(2)));
+    assert_eq!(wheel.cancel(keys[5]), None);
+    assert_eq!(wheel.len(), 498);
+    assert!(wheel.extract(|number| *number < 4).is_empty());
+    assert!(expired(&mut wheel, Tick::NEVER).into_iter().eq((4..1000).step_by(2)));
+}
+
+#[test]
 fn never_is_never() {
     let mut wheel = TimerWheel::default();
     let key = wheel.insert(Tick::NEVER, ());

@@ -52,6 +52,21 @@ impl ResultStore {
     }
 }
 
+fn stored(
+    (id, state, document): (String, &str, &[u8]),
+    (content_type, content_encoding): (&str, &str),
+    reply_to: Option<String>,
+) -> Stored {
+    Stored {
+        id,
+        state: State::of_name(state),
+        document: Bytes::copy_from_slice(document),
+        content_type: content_type.into(),
+        content_encoding: content_encoding.into(),
+        reply_to,
+    }
+}
+
 #[pymethods]
 impl ResultStore {
     /// `broker` is the one that results by messages go through.
@@ -109,10 +124,17 @@ impl ResultStore {
     #[pyo3(signature = (id, timeout=None, *, patience=30.0))]
     fn wait(&self, py: Python<'_>, id: String, timeout: Option<f64>, patience: f64) -> PyResult<Py<PyAny>> {
         let patience = super::patience(patience)?;
+        let waited_for = id.clone();
         let found = self.ask(py, timeout, |store| async move { store.wait(&id, patience).await })?;
-        match found {
-            Some(found) => found_object(py, Some(&found)),
-            None => Err(error::gave_up_waiting(py)),
+        match (found, timeout) {
+            (Some(found), _) => found_object(py, Some(&found)),
+            (None, Some(seconds)) => Err(error::not_in_time(
+                py,
+                format!(
+                    "could not get the result of the task {waited_for}: it has not come within {seconds} s"
+                ),
+            )),
+            (None, None) => Err(error::gave_up_waiting(py)),
         }
     }
 
@@ -144,15 +166,26 @@ impl ResultStore {
         content_encoding: &str,
         reply_to: Option<String>,
     ) -> PyResult<()> {
-        let stored = Stored {
-            id,
-            state: State::of_name(state),
-            document: Bytes::copy_from_slice(document),
-            content_type: content_type.into(),
-            content_encoding: content_encoding.into(),
-            reply_to,
-        };
+        let stored = stored((id, state, document), (content_type, content_encoding), reply_to);
         self.ask(py, None, |store| async move { store.store(&[stored]).await }).map(drop)
+    }
+
+    /// `put` in the background.
+    #[pyo3(signature = (
+        id, state, document, *, content_type="application/json", content_encoding="utf-8", reply_to=None,
+    ))]
+    fn begin_put(
+        &self,
+        id: String,
+        state: &str,
+        document: &[u8],
+        content_type: &str,
+        content_encoding: &str,
+        reply_to: Option<String>,
+    ) -> PyResult<Errand> {
+        let stored = stored((id, state, document), (content_type, content_encoding), reply_to);
+        let store = self.opened()?;
+        Errand::send(async move { Brought::Nothing(store.store(&[stored]).await) })
     }
 
     /// Delete what is known of a task.

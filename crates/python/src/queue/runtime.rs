@@ -26,8 +26,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use super::outbox::Outbox;
 use crate::enter;
 
-/// Enough to keep servers busy: what takes long is not done here.
-const THREADS: usize = 2;
+/// One keeps servers busy, for what takes long is not done here; of two, each would wake the other for nothing.
+const THREADS: usize = 1;
 
 /// What belongs to this process, and to no child that it forks.
 pub(crate) struct Era {
@@ -119,7 +119,7 @@ pub(super) fn name(places: &[&Address], options: &Options) -> String {
 /// The runtime of this process.
 ///
 /// # Errors
-/// `OSError` if its threads cannot be started.
+/// `OSError` if its thread cannot be started.
 pub(crate) fn handle() -> PyResult<&'static Handle> {
     let era = era();
     if let Some(runtime) = era.runtime.get() {
@@ -130,7 +130,7 @@ pub(crate) fn handle() -> PyResult<&'static Handle> {
         .thread_name("manyhands-queue")
         .enable_all()
         .build()
-        .map_err(|failure| PyOSError::new_err(format!("could not start the queue's threads: {failure}")))?;
+        .map_err(|failure| PyOSError::new_err(format!("could not start the queue's thread: {failure}")))?;
     if let Err(surplus) = era.runtime.set(made) {
         surplus.shutdown_background();
     }

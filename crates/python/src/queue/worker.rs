@@ -18,7 +18,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use manyhands_engine::rate::Rate;
-use manyhands_queue::broker::{Declaration, Subscription};
+use manyhands_queue::broker::{Declaration, Revocation, Subscription};
 use manyhands_queue::inbox::{Inbox, Settings, Terms};
 use manyhands_queue::wire::time;
 use pyo3::exceptions::PyValueError;
@@ -136,7 +136,6 @@ impl QueueWorker {
             zone: time::zone(&zone).map_err(|refusal| PyValueError::new_err(refusal.reason))?,
             content_type: content.0.clone(),
             content_encoding: content.1.clone(),
-            name: name.clone(),
         };
         let inbox = Inbox::new(settings, models, terms);
         let pace = Pace::new(prefetch.unwrap_or(least).max(1), prefetch.is_some());
@@ -198,20 +197,30 @@ impl QueueWorker {
         self.core.room.abandon();
     }
 
-    /// When nothing runs any more: settle what is left, and let go of the broker. Whether that was done in time.
+    /// When nothing runs any more: settle what is left, and let go of the broker. Whether that was done in time: as long
+    /// as messages are being given back, there is more.
     fn finish(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         self.core.room.close();
         self.core.room.end_effects();
         let crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(crew) = crew else { return Ok(true) };
-        let deadline = enter::deadline(Some(timeout))?;
+        let patience = enter::seconds("timeout", timeout)?;
+        let room = Arc::clone(&self.core.room);
         let is_over = Arc::clone(&self.is_over);
         let aborts = [crew.intake.abort_handle(), crew.finisher.abort_handle()];
-        let ended = runtime::wait(py, deadline, async move {
+        let ending = async move {
             let _ = crew.finisher.await;
             is_over.notify_one();
             let _ = crew.intake.await;
-        })?;
+        };
+        let ended = runtime::wait(py, None, async move {
+            tokio::select! {
+                biased;
+                () = ending => Some(()),
+                () = room.stalls(patience) => None,
+            }
+        })?
+        .flatten();
         if ended.is_none() {
             for abort in aborts {
                 abort.abort();
@@ -239,9 +248,10 @@ impl QueueWorker {
         running.into_iter().map(|(task, id)| (task.as_ref().to_owned(), id)).collect()
     }
 
-    /// Do not begin the task of that id.
-    fn revoke(&self, id: &str) {
-        self.core.room.hall().inbox.revoke(id);
+    /// Do not begin the task of that id; end it, if it runs and is to be terminated.
+    #[pyo3(signature = (id, *, terminate=false))]
+    fn revoke(&self, id: String, terminate: bool) {
+        self.core.room.revoke(&[Revocation { id, terminate }]);
     }
 
     /// Say something in the worker's log.

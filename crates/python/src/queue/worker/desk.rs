@@ -29,6 +29,9 @@ use crate::wire::{Raw, Reader};
 /// Letters from this number on are about tasks that were submitted by themselves.
 const SINGLES: u64 = 1 << 62;
 
+/// How often to look whether a task has begun that is to be ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// A task that was submitted by itself.
 struct Single {
     handle: Handle,
@@ -57,6 +60,8 @@ pub(super) struct Desk<'a, 'py> {
     /// Views of the executor with time limits.
     views: HashMap<u64, Bound<'py, PyAny>>,
     outstanding: usize,
+    /// Tasks that are to be ended as soon as they run.
+    doomed: Vec<Handle>,
 }
 
 impl<'a, 'py> Desk<'a, 'py> {
@@ -88,6 +93,7 @@ impl<'a, 'py> Desk<'a, 'py> {
             next_single: SINGLES,
             views: HashMap::new(),
             outstanding: 0,
+            doomed: Vec::new(),
         })
     }
 
@@ -109,11 +115,12 @@ impl<'a, 'py> Desk<'a, 'py> {
                 self.give_up(py);
                 return Ok(());
             }
+            let later = self.terminate(py)?;
             let next = self.hand_out(py)?;
             if self.outstanding == 0 && self.core.room.is_closing() {
                 return Ok(());
             }
-            if let Some(number) = next_number(py, &self.mailbox, next)?
+            if let Some(number) = next_number(py, &self.mailbox, next.into_iter().chain(later).min())?
                 && number != RING
                 && number >= SINGLES
             {
@@ -270,6 +277,25 @@ impl<'a, 'py> Desk<'a, 'py> {
         }
         self.views.insert(limit.to_bits(), view.clone());
         Ok(view)
+    }
+
+    /// Ends the tasks that were called off while they ran; when to look again, if one was handed out and has not begun.
+    fn terminate(&mut self, py: Python<'py>) -> PyResult<Option<Tick>> {
+        self.doomed.extend(self.core.room.doomed(self.model));
+        for handle in std::mem::take(&mut self.doomed) {
+            if let Some(single) = self.singles.values().find(|single| single.handle == handle) {
+                Future::cancel_now(single.future.bind(py));
+                continue;
+            }
+            let Some(position) = self.handles.iter().position(|known| *known == Some(handle)) else {
+                continue;
+            };
+            let Some(bulks) = &self.bulks else { continue };
+            if !bulks.end_item(py, self.first + position as u64)? {
+                self.doomed.push(handle);
+            }
+        }
+        Ok((!self.doomed.is_empty()).then(|| clock::now() + LOOK_AGAIN))
     }
 
     /// Gives back what was begun and has not ended.

@@ -1,8 +1,10 @@
 //! Carries out what the inbox decided: results are stored, and then messages settled.
 //!
+//! A message whose result could not be stored when there is no more time for it goes back.
+//!
 //! While a batch is under way the next one gathers, so that batches are as large as the servers are slow.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,8 +38,24 @@ pub(super) struct Finisher {
     pub(super) content: (String, String),
 }
 
-/// What is to be settled, with the ids of the tasks.
-type Settlements = Vec<(String, Ticket, Settlement)>;
+/// What is to be settled.
+struct Settling {
+    id: String,
+    ticket: Ticket,
+    settlement: Settlement,
+    /// A result was to be stored before.
+    hangs_on_result: bool,
+}
+
+impl Settling {
+    /// Gives a message back that would be gone without its result. Its next attempt brings another.
+    fn give_back_if(&mut self, unstored: &HashSet<String>) {
+        let ends = matches!(self.settlement, Settlement::Done | Settlement::Dead { .. });
+        if ends && self.hangs_on_result && unstored.contains(&self.id) {
+            self.settlement = Settlement::Return;
+        }
+    }
+}
 
 impl Finisher {
     /// Works until there is nothing left and will be nothing.
@@ -49,8 +67,14 @@ impl Finisher {
             for Effects { steps, hold, notes } in batch.drain(..) {
                 self.log.write(&notes);
                 for Step { id, result, settle, publish } in steps {
+                    let hangs_on_result = result.is_some();
                     results.extend(result.filter(|_| self.store.is_some()));
-                    settlements.extend(settle.map(|(ticket, settlement)| (id, ticket, settlement)));
+                    settlements.extend(settle.map(|(ticket, settlement)| Settling {
+                        id,
+                        ticket,
+                        settlement,
+                        hangs_on_result,
+                    }));
                     outgoing.extend(publish.map(|outgoing| *outgoing));
                 }
                 for ticket in hold {
@@ -58,8 +82,11 @@ impl Finisher {
                 }
             }
             self.hold(held).await;
-            self.store(results).await;
+            let unstored = self.store(results).await;
             self.publish(outgoing).await;
+            for settling in &mut settlements {
+                settling.give_back_if(&unstored);
+            }
             self.settle(settlements).await;
         }
         self.log.flush();
@@ -75,8 +102,10 @@ impl Finisher {
         }
     }
 
-    async fn store(&self, mut results: Vec<Stored>) {
-        let Some(store) = self.store.as_deref().filter(|_| !results.is_empty()) else { return };
+    /// Stores results. Returns the ids of those that there was no more time for.
+    async fn store(&self, mut results: Vec<Stored>) -> HashSet<String> {
+        let mut unstored = HashSet::new();
+        let Some(store) = self.store.as_deref().filter(|_| !results.is_empty()) else { return unstored };
         if let Some(rewrite) = &self.rewrite {
             for result in results.iter_mut().filter(|result| result.content_type == "application/json") {
                 if let Some(document) = rewrite(&result.document) {
@@ -85,25 +114,42 @@ impl Finisher {
                 }
             }
         }
+        if results.len() > 1 {
+            match self.try_to_store(store, &results).await {
+                Ok(()) => return unstored,
+                Err(error) if error.is_transient() => {
+                    let (count, ids) = (results.len(), results.into_iter().map(|result| result.id));
+                    self.log.say("error", &format!("could not store {count} results: {error}"));
+                    unstored.extend(ids);
+                    return unstored;
+                }
+                // One of them is at fault: the others shall not be lost with it.
+                Err(_) => {}
+            }
+        }
+        for result in results {
+            let Err(error) = self.try_to_store(store, std::slice::from_ref(&result)).await else { continue };
+            let id = result.id;
+            if error.is_transient() {
+                self.log.say("error", &format!("could not store the result of {id}: {error}"));
+                unstored.insert(id);
+            } else {
+                self.log.say("error", &format!("lost the result of {id}: {error}"));
+            }
+        }
+        unstored
+    }
+
+    /// Stores results, however long the store is away; but for one attempt only when nobody waits any more.
+    async fn try_to_store(&self, store: &dyn Backend, results: &[Stored]) -> Result<(), Error> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match store.store(&results).await {
-                Ok(()) => return,
+            match store.store(results).await {
                 Err(error) if error.is_transient() && !self.room.is_abandoned() => {
                     self.complain(&error, pause);
                     pause = self.rest(pause).await;
                 }
-                Err(error) if results.len() == 1 => {
-                    self.log.say("error", &format!("lost the result of {}: {error}", results[0].id));
-                    return;
-                }
-                Err(_) => break,
-            }
-        }
-        // One of them is at fault: the others shall not be lost with it.
-        for result in results {
-            if let Err(error) = store.store(std::slice::from_ref(&result)).await {
-                self.log.say("error", &format!("lost the result of {}: {error}", result.id));
+                done => return done,
             }
         }
     }
@@ -123,21 +169,21 @@ impl Finisher {
         }
     }
 
-    async fn settle(&self, settlements: Settlements) {
-        let mut lines: HashMap<Line, Settlements> = HashMap::new();
-        for settlement in settlements {
-            lines.entry(settlement.1.line).or_default().push(settlement);
+    async fn settle(&self, settlements: Vec<Settling>) {
+        let mut lines: HashMap<Line, Vec<Settling>> = HashMap::new();
+        for settling in settlements {
+            lines.entry(settling.ticket.line).or_default().push(settling);
         }
         for (line, settlements) in lines {
             self.settle_line(line, settlements).await;
         }
     }
 
-    async fn settle_line(&self, line: Line, settlements: Settlements) {
+    async fn settle_line(&self, line: Line, settlements: Vec<Settling>) {
         let Some(settler) = self.room.settler(line) else { return self.come_again(settlements) };
         let mut pause = FIRST_PAUSE;
         loop {
-            let those = settlements.iter().map(|(_, ticket, settlement)| (ticket.tag, settlement.clone()));
+            let those = settlements.iter().map(|settling| (settling.ticket.tag, settling.settlement.clone()));
             match settler.settle(those.collect()).await {
                 Ok(()) => return,
                 Err(error) if error.is_transient() && !self.room.is_abandoned() => {
@@ -154,9 +200,9 @@ impl Finisher {
     }
 
     /// The broker will deliver again what it could not be told of.
-    fn come_again(&self, settlements: Settlements) {
+    fn come_again(&self, settlements: Vec<Settling>) {
         let mut hall = self.room.hall();
-        for (id, _, settlement) in settlements {
+        for Settling { id, settlement, .. } in settlements {
             if settlement == Settlement::Done {
                 hall.inbox.will_come_again(&id);
             }

@@ -25,6 +25,7 @@ impl Frame {
         let number = if work.is_result_wanted { number } else { -1 - number };
         let (headers, properties) = (&work.message.headers, &work.message.properties);
         let is_plain = !needs_request
+            && !work.is_tracked
             && work.limits[1].is_none()
             && headers.compression.is_none()
             && properties.content_type == "application/json"
@@ -41,7 +42,8 @@ impl Frame {
             let request = request::encode(work.message, &arrival);
             let request = String::from_utf8(request).unwrap_or_else(|_| "{}".into());
             let soft = work.limits[1].map_or_else(|| "null".into(), |soft| soft.to_string());
-            format!("{{\"soft\": {soft}, \"request\": {request}}}")
+            let tracked = work.is_tracked;
+            format!("{{\"soft\": {soft}, \"tracked\": {tracked}, \"request\": {request}}}")
         });
         Self { number, id: headers.id.clone(), body: work.message.body.clone(), extra }
     }

@@ -1,0 +1,3 @@
+"""Celery's helpers, where its programs look for them."""
+
+__all__: list[str] = []
