@@ -43,7 +43,9 @@ def test_help_shows_every_option(shell):
         (("-o", "-", "--max-failures", "120%"), "expected a number of rows like 20 or a share like 5%"),
         (("-o", "-", "--workers", "0"), "--workers"),
         (("-o", "-", "--retries", "-1"), "--retries"),
-        (("-o", "-", "--on", "moon"), "--on"),
+        (("-o", "-", "--on", "moon"), "found 'moon', expected one of thread, process"),
+        (("-o", "-", "--on", "moon://a:secret@b"), "found an address of 'moon', expected one of thread"),
+        (("-o", "-", "--on", "memory://", "--args"), "leave --args away"),
         (("-o", "-", "--no-such-option"), "No such option"),
         (("-o", "no/such/out.jsonl"), "found no directory `no/such`"),
         (("-o", "."), "found a directory, expected a file"),
@@ -58,6 +60,21 @@ def test_wrong_usage_is_explained(shell, options, words):
     assert words in ended.err
     assert ended.out == ""
     assert len(shell.rows("rows.jsonl")) == 20
+
+
+def test_no_password_of_an_address_is_shown(shell):
+    ended = shell.map("fn.py:fn", "rows.jsonl", "-o", "-", "--dry-run", "--on", "redis://me:secret@host/0")
+    assert ended.code == 0
+    assert "with on=redis://host/0 " in ended.err
+    assert "secret" not in ended.err
+
+
+def test_a_function_that_cannot_be_named_to_a_queue_is_refused(shell):
+    shell.write("fn.py", "fn = lambda row: row\n")
+    ended = shell.map("fn.py:fn", "rows.jsonl", "-o", "-", "--on", "memory://nobody")
+    assert ended.code == 2
+    assert "error: could not send a call of <function <lambda>" in ended.err
+    assert "hint: a queue sends names and no code" in ended.err
 
 
 def test_an_output_that_leads_to_the_input_is_seen_through_links(shell):

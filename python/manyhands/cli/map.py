@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -13,7 +14,7 @@ from manyhands.cli.problem import Problem, say
 from manyhands.cli.report import Summary
 from manyhands.cli.rows import INPUT_FORMATS, OUTPUT_FORMATS, input_format, output_format
 from manyhands.cli.run import INTERRUPTED, Job, Run, keep_stdout_for_results
-from manyhands.cli.units import duration, failure_budget, rate
+from manyhands.cli.units import duration, failure_budget, model, rate
 from manyhands.executors import MODELS
 
 # Passed on to `manyhands.map` when they are given, under the same names.
@@ -41,8 +42,10 @@ Exit codes: 0 every row is done; 1 rows failed, or the run stopped early;
 @click.option("--limit", type=click.IntRange(min=0), help="Look at this many rows of INPUT only.")
 @click.option(
     "--on",
-    type=click.Choice(MODELS),
-    help="Where rows run; `async def` functions on async.",
+    type=model,
+    metavar="|".join((*MODELS, "ADDRESS")),
+    help="Where rows run; `async def` functions on async. The address of a queue, like redis://host, means "
+    "its workers.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Rows that run at the same time.")
 @click.option("--timeout", type=duration, metavar="TIME", help="For one attempt at a row, like 10s.")
@@ -163,7 +166,9 @@ def _check_failures_file(place: Place, failures: str, options: dict[str, Any]) -
 
 def _map_options(options: dict[str, Any], target: Target) -> dict[str, Any]:
     on = options["on"] or ("async" if target.is_async else "thread")
-    if target.is_async != on.endswith("async"):
+    if "://" in on:
+        _check_for_elsewhere(options, target)
+    elif target.is_async != on.endswith("async"):
         kind = "an `async def` function" if target.is_async else "a plain function"
         fitting = "async" if target.is_async else "thread"
         raise Problem(
@@ -175,6 +180,20 @@ def _map_options(options: dict[str, Any], target: Target) -> dict[str, Any]:
         progress = sys.stderr.isatty()
     given = {name: options[name] for name in MAP_OPTIONS if options[name] is not None}
     return {"on": on, "progress": progress, **given}
+
+
+def _check_for_elsewhere(options: dict[str, Any], target: Target) -> None:
+    """What is sent to other machines is the name of the function itself."""
+    if options["spread"]:
+        raise Problem(
+            f"could not send `{target.name}` elsewhere with --args: found no function that takes a row",
+            "leave --args away, and let the function take the row as a dict",
+        )
+
+
+def _shown(name: str, value: Any) -> str:
+    """An option, without the password that an address may hold."""
+    return f"{name}={re.sub('//[^@/]*@', '//', value) if name == 'on' else value}"
 
 
 def _dry_run(job: Job) -> None:
@@ -191,7 +210,7 @@ def _dry_run(job: Job) -> None:
         ledger.close()
     elif job.place.journal is not None and not job.terms.force:
         job.place.must_be_free()
-    options = " ".join(f"{name}={value}" for name, value in job.map_options.items() if name != "progress")
+    options = " ".join(_shown(name, value) for name, value in job.map_options.items() if name != "progress")
     click.echo(
         f"would run `{job.terms.target.name}` over {count - done:,} of {count:,} rows of `{job.input}`"
     )

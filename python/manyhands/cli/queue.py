@@ -50,10 +50,7 @@ def _opened(application: str | None, broker: str | None) -> Queue:
 
 
 def _names(queue: Queue, given: tuple[str, ...]) -> list[str]:
-    if given:
-        return list(given)
-    named = (task.queue for task in queue.tasks.values())
-    return list(dict.fromkeys([queue.default_queue, *(name for name in named if name)]))
+    return list(given) or queue._usual_queues()
 
 
 _queues = click.argument("queues", nargs=-1)
@@ -101,7 +98,7 @@ def inspect(queue: Queue) -> None:
     click.echo(f"{queue.name}: broker {queue.broker}, results {queue.results or 'none'}")
     for name, task in sorted(queue.tasks.items()):
         terms = {
-            "queue": task.queue or queue.default_queue,
+            "queue": queue._queue_of(task),
             "on": task.on or ("async" if task.is_coroutine else None),
             "retries": task.retries if task.retry_on else None,
             "timeout": task.timeout,

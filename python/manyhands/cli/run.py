@@ -220,7 +220,12 @@ class Run:
         ordered = terms.ordered and self.job.place.journal is None
         options = self.job.map_options
         settle, failed, table = self._ledger.settle, self._failed, self._table
-        with mh.map(function, self._source(), ordered=ordered, on_error="return", **options) as outcomes:
+        try:
+            outcomes = mh.map(function, self._source(), ordered=ordered, on_error="return", **options)
+        except (ValueError, TypeError, ImportError, ConnectionError) as refused:
+            message, _, hint = str(refused).partition("\nhint: ")
+            raise Problem(message, hint or None) from refused
+        with outcomes:
             for outcome in outcomes:
                 error = outcome.exception
                 if error is None:

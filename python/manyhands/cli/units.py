@@ -1,4 +1,4 @@
-"""Values of options that carry a unit: `10s`, `100/s`, `5%`."""
+"""Values of options that carry a unit or stand for a place: `10s`, `100/s`, `5%`, `process`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 
 import click
+
+from manyhands.executors.by_name import _CONNECTORS, MODELS
 
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
@@ -36,6 +38,20 @@ def rate(text: str) -> float:
     if not 0.0 < per_second < math.inf:
         raise click.BadParameter(f"found {text!r}, expected a rate above zero like 100/s, 600/m or 5000/h")
     return per_second
+
+
+def model(text: str) -> str:
+    """The name of an executor of this machine, or an address.
+
+    Raises:
+        click.BadParameter: It is neither.
+    """
+    scheme, is_address, _ = text.partition("://")
+    if text not in MODELS and not (is_address and scheme.partition("+")[0] in _CONNECTORS):
+        found = f"an address of {scheme!r}" if is_address else repr(text)
+        expected = ", ".join((*MODELS, *(f"{name}://…" for name in _CONNECTORS)))
+        raise click.BadParameter(f"found {found}, expected one of {expected}")
+    return text
 
 
 @dataclass(frozen=True)

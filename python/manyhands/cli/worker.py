@@ -22,12 +22,48 @@ __all__ = ["load", "worker_command"]
 _LOOK = 0.5
 """How often changed files are looked for, in seconds."""
 _CUT_SHORT = 1
-_STACK = 64 << 20
-"""Bytes of stack for threads of the core: what reads a message of RabbitMQ goes down a level for each list
-within a list, and a frame of 128 KiB has room for 26,000 of them."""
 
 
-@click.command("worker")
+_OF_CELERY = {
+    **dict.fromkeys(("-P", "--pool"), "--on process, thread, async or process+async"),
+    **dict.fromkeys(("-B", "--beat", "-s", "--schedule"), "there is no scheduler yet: use cron or a timer"),
+    **dict.fromkeys(("-E", "--task-events", "--events"), "leave it away"),
+    **dict.fromkeys(("-O", "--optimization"), "leave it away: a worker takes what it can begin soon"),
+    **dict.fromkeys(("--without-gossip", "--without-mingle", "--without-heartbeat"), "leave it away"),
+    **dict.fromkeys(
+        ("-D", "--detach", "--pidfile", "-f", "--logfile"),
+        "leave it to systemd or a container: the log goes to the standard error",
+    ),
+    **dict.fromkeys(("-I", "--include"), "`include=` of the application"),
+    **dict.fromkeys(("-X", "--exclude-queues"), "-Q with the others"),
+    **dict.fromkeys(("--time-limit", "--soft-time-limit"), "`timeout=` and `soft_timeout=` of tasks"),
+    "--autoscale": "-c: the number does not change",
+    "--discard": "manyhands queue purge",
+    "--purge": "manyhands queue purge",
+    "--hostname": "--name",
+    "--max-memory-per-child": "--max-memory-per-worker, as in 500MB",
+    "--max-tasks-per-child": "--max-tasks-per-worker",
+    "--prefetch-multiplier": "--prefetch, or the setting worker_prefetch_multiplier",
+}
+"""What stands for the options of Celery's worker that are not ours."""
+
+
+class _Command(click.Command):
+    """Knows what those mean who come from Celery."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name not in _OF_CELERY:
+                raise
+            raise Problem(
+                f"could not use `{error.option_name}`: found an option of Celery's worker",
+                _OF_CELERY[error.option_name],
+            ) from None
+
+
+@click.command("worker", cls=_Command)
 @click.option("-A", "--app", "application", required=True, help="The application, as in `module:queue`.")
 @click.option(
     "-Q", "--queues", help="The queues to take tasks from, with commas; by default all of the app's."
@@ -36,9 +72,7 @@ within a list, and a frame of 128 KiB has room for 26,000 of them."""
 @click.option(
     "--on",
     type=click.Choice(["process", "thread", "async", "process+async"]),
-    default="process",
-    show_default=True,
-    help="On what tasks run that do not say so themselves.",
+    help="On what tasks run that do not say so themselves.  [default: process]",
 )
 @click.option("--grace", type=click.FloatRange(0), default=30, show_default=True, metavar="SECONDS",
               help="How long running tasks may take when the worker stops, before they go back.")  # fmt: skip
@@ -53,7 +87,7 @@ def worker_command(
     application: str,
     queues: str | None,
     concurrency: int | None,
-    on: str,
+    on: str | None,
     grace: float,
     prefetch: int | None,
     max_tasks_per_worker: int | None,
@@ -67,13 +101,12 @@ def worker_command(
 
     SIGTERM or Ctrl-C once: finish what runs, and give back the rest. Twice: give back everything at once.
     """
-    # Before the first thread of the core starts, which reads it once.
-    os.environ.setdefault("RUST_MIN_STACK", str(_STACK))
     from manyhands.queue.worker import Worker
 
     try:
         queue = load(application)
         told = {
+            "on": on,
             "concurrency": concurrency,
             "prefetch": prefetch,
             "max_tasks_per_worker": max_tasks_per_worker,
@@ -82,8 +115,7 @@ def worker_command(
         worker = Worker(
             queue,
             queues=[each.strip() for each in queues.split(",")] if queues else None,
-            on=on,
-            name=name,
+            name=_expanded(name),
             application=application,
             **{**queue.worker_options, **{option: value for option, value in told.items() if value}},
             log=log_format,
@@ -102,20 +134,31 @@ def worker_command(
     )
 
 
+def _expanded(name: str | None) -> str | None:
+    """The name with the machine's in it, where it says so as Celery's do."""
+    host = os.uname().nodename
+    short, _, domain = host.partition(".")
+    for sign, value in (("%h", host), ("%n", short), ("%d", domain)):
+        name = name and name.replace(sign, value)
+    return name
+
+
 def load(application: str) -> Queue:
-    """The application of that name, or a problem that says what is wrong with it."""
+    """The application of that name with all of its tasks, or a problem that says what is wrong with it."""
+    from manyhands.queue._run import _import_all
     from manyhands.queue.app import Queue
 
     try:
-        return Queue.load(application)
+        queue = Queue.load(application)
+        _import_all(queue)
+        return queue
     except (ValueError, ModuleNotFoundError) as error:
         raise _problem(error) from error
     except Exception as error:
-        import traceback
+        from manyhands.cli.report import user_traceback
 
-        detail = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         raise Problem(
-            f"could not load `{application}`: {type(error).__name__}: {error}", detail=detail
+            f"could not load `{application}`: {type(error).__name__}: {error}", detail=user_traceback(error)
         ) from error
 
 
@@ -214,10 +257,17 @@ def _banner(worker: Worker) -> str:
             f"  app      {queue.name}: {_counted(queue)}",
             f"  broker   {queue.broker}",
             f"  results  {queue.results or 'none'}",
-            f"  queues   {', '.join(worker.queues)}",
+            f"  queues   {', '.join(worker.queues)}{_others(worker)}",
             f"  runs on  {on}",
         )
     )
+
+
+def _others(worker: Worker) -> str:
+    """The queues of the application's tasks that are left to other workers."""
+    queue = worker.queue
+    others = {queue._queue_of(task) for task in queue.tasks.values()} - set(worker.queues)
+    return f" (not {', '.join(sorted(others))}: name them with -Q to take from them, too)" if others else ""
 
 
 def _counted(queue: Queue) -> str:
