@@ -58,6 +58,7 @@ demo: build ## look the machine's time zones up at a slow, failing service, by `
 
 .PHONY: bench
 bench: build ## compare with the standard library and others; writes docs/benchmarks.md unless ARGS="--only submit,map" or so
+	@scripts/servers
 	@scripts/peers
 	@.venv-peers/bin/python -m bench.versus $(or $(ARGS),--long --render)
 	@$(VENV)/bin/python scripts/chart
@@ -75,6 +76,7 @@ format: prerequisites ## rewrite the sources in the house format
 
 .PHONY: docs
 docs: build ## write the reference and the chart, then run every example of the docs and follow every link
+	@scripts/servers
 	@$(VENV)/bin/python scripts/reference
 	@$(VENV)/bin/python scripts/chart
 	@$(VENV)/bin/python -m pytest -q tests/docs

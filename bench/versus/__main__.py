@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import sys
 from collections.abc import Sequence
@@ -77,6 +78,10 @@ def chosen(only: str | None, by_name: dict[str, Subject]) -> Sequence[Subject]:
 
 def measure(subjects: Sequence[Subject], options: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
     """Run the subjects one after the other."""
+    import manyhands
+
+    # As pip does with the libraries that we are compared with.
+    compileall.compile_dir(Path(manyhands.__file__).parent, quiet=1)
     facts = machine.facts()
     plan = Plan(options.rounds, options.scale, options.long, narrate)
     rows = [row for subject in subjects for row in run(subject, plan)]

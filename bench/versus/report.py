@@ -110,7 +110,7 @@ def figures(kept: dict[str, Any]) -> Figures:
 PAGE = """\
 # Benchmarks
 
-How long the same work takes with manyhands and with others, in one run on one machine. {summary}.
+How long the same work takes with manyhands and with others, in turns on one machine. {summary}.
 
 Every figure is a cost: less is better. A ratio says how many times as much the peer costs: above 1 we are
 faster or smaller. `make bench` writes this page; the rows that we lose stay in it.
@@ -145,10 +145,11 @@ Against Celery and huey, over the same server on the same machine.
 
 {facts}
 
-All sides are measured in turns, in one run, and the order changes with every round. A figure is the median
-over the rounds, a ratio the median of the rounds' own ratios, with its quartiles. Nothing is pinned, and the
-collector of cycles stays on: this is what a program gets. Read ratios rather than times: where the load is
-near the number of processors or above it, other programs made the times longer, on all sides.
+All sides of a row are measured in turns, in one run, and the order changes with every round. A figure is
+the median over the rounds, a ratio the median of the rounds' own ratios, with its quartiles. Nothing is
+pinned, and the collector of cycles stays on: this is what a program gets. Read ratios rather than times:
+where the load is near the number of processors or above it, other programs made the times longer, on all
+sides.
 
 ## What is measured
 

@@ -1,6 +1,7 @@
 """Sends tasks by one of the queues, in a program of its own.
 
 python produce.py MODULE send N           prints the seconds that one took
+python produce.py MODULE many N           the same, if many are sent at once
 python produce.py MODULE fill N PATH      first a note, then N that do nothing, then notes that end it
 python produce.py MODULE note PATH        one note
 python produce.py MODULE later N          N that are due in an hour
@@ -30,10 +31,17 @@ def main(module: str, action: str, *given: str) -> None:
         for _ in range(size):
             library.send(library.nothing)
         print((time.perf_counter() - began) / size)
+    elif action == "many":
+        began = time.perf_counter()
+        library.send_many(library.nothing, size)
+        print((time.perf_counter() - began) / size)
     elif action == "fill":
         library.send(library.note, given[1])
-        for _ in range(size):
-            library.send(library.nothing)
+        if hasattr(library, "send_many"):
+            library.send_many(library.nothing, size)
+        else:
+            for _ in range(size):
+                library.send(library.nothing)
         for _ in range(ENDS):
             library.send(library.note, given[1])
     elif action == "later":

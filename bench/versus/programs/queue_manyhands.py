@@ -34,6 +34,10 @@ def send(task: Any, *args: Any) -> Any:
     return task.delay(*args)
 
 
+def send_many(task: Any, number: int) -> None:
+    task.delay_many(() for _ in range(number))
+
+
 def send_later(task: Any, seconds: float) -> None:
     task.apply_async(countdown=seconds)
 
