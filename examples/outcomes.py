@@ -14,7 +14,7 @@ TABLE = ["12", "7", "", "3000", "3x", "21"]
 
 def parse(cell: str) -> int:
     """Read a number; long ones take longer."""
-    time.sleep(0.01 * len(cell))
+    time.sleep(0.05 * len(cell))
     return int(cell)
 
 

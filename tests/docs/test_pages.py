@@ -7,14 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from documentation import PAGES, ROOT, Reader, blocks, is_generated, prose
+from documentation import PAGES, ROOT, RUN, Reader, blocks, is_generated, prose
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 WITH_EXAMPLES = [
-    page
-    for page in PAGES
-    if not is_generated(page) and any(b.language in ("python", "console", "sh") for b in blocks(page))
+    page for page in PAGES if not is_generated(page) and any(b.language in RUN for b in blocks(page))
 ]
+REDIS = "redis://localhost/0"
 
 
 class Pages(BaseHTTPRequestHandler):
@@ -44,12 +43,27 @@ def site():
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=[str(page.relative_to(ROOT)) for page in WITH_EXAMPLES])
-def test_a_page_does_what_it_shows(page, site, tmp_path, monkeypatch):
+def test_a_page_does_what_it_shows(page, site, tmp_path, monkeypatch, request):
     urls = "".join(f"{site}/{number}\n" for number in range(1, 41))
     (tmp_path / "urls.txt").write_text(urls, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    Reader(page, tmp_path).follow()
+    servers = {}
+    if any(REDIS in block.text for block in blocks(page) if block.language in RUN):
+        servers[REDIS] = request.getfixturevalue("redis_server").url
+    Reader(page, tmp_path, servers).follow()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not is_generated(page)], ids=str)
+def test_every_command_and_session_that_a_page_shows_is_run(page):
+    shown = [
+        f"line {block.line}: {line}"
+        for block in blocks(page)
+        if block.language not in RUN
+        for line in block.text.splitlines()
+        if re.match(r"(\$ )?manyhands |>>> ", line)
+    ]
+    assert shown == [], f"expected in a block of one of {RUN}"
 
 
 @each_page
