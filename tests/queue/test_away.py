@@ -3,9 +3,11 @@
 import concurrent.futures
 import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 from servers import Redis, running
@@ -114,3 +116,64 @@ def test_a_child_does_not_send_what_its_parent_keeps(server):
     server.start()
     assert _core.flush_queues(3600) == (0, 0)
     assert queue.depth() == 1
+
+
+def test_who_sends_to_a_server_that_froze_gives_up(server):
+    queue = mh.Queue("shop", broker=server.url, connect_timeout=0.3, when_unreachable="fail")
+    task = task_of(queue)
+    task.delay(0)
+    with server.paused(), pytest.raises(mh.BrokerError, match=r"could not reach .* no answer within 300ms"):
+        task.delay(1)
+    task.delay(2)
+    queue.close()
+
+
+def test_a_signal_interrupts_who_waits_for_a_server_that_froze(server):
+    class Alarm(Exception):
+        pass
+
+    def ring(*_):
+        raise Alarm
+
+    queue = mh.Queue("shop", broker=server.url, connect_timeout=3600)
+    task = task_of(queue)
+    task.delay(0)
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with server.paused(), pytest.raises(Alarm):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            task.delay(1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    # What it was to be told may have arrived; what follows certainly does.
+    depth = queue.depth()
+    task.delay(2)
+    assert queue.depth() == depth + 1
+    queue.close()
+
+
+def test_threads_and_children_send_beside_each_other(server):
+    queue = mh.Queue("shop", broker=server.url)
+    task = task_of(queue)
+    task.delay(0)
+
+    def send():
+        for _ in range(200):
+            task.delay(1)
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    child = os.fork()
+    if child == 0:
+        try:
+            send()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    for thread in threads:
+        thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert queue.depth() == 1 + 5 * 200
+    queue.close()

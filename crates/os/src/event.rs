@@ -80,8 +80,24 @@ impl Event {
 
 /// Sleeps until `fd` can be read, or for `timeout`; whether it can.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    wait_ready(fd, [true, false], timeout)
+}
+
+/// Sleeps until `fd` can be read or written, as far as `reads_writes` asks for it, or for `timeout`; whether it can be,
+/// or can never be again.
+///
+/// # Errors
+/// `Interrupted` if a signal handler of this thread ran.
+pub fn wait_ready(
+    fd: BorrowedFd<'_>,
+    reads_writes: [bool; 2],
+    timeout: Option<Duration>,
+) -> io::Result<bool> {
     let timeout: Option<Timespec> = timeout.map(|time| time.min(LONGEST).try_into().unwrap_or_default());
-    let ready = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], timeout.as_ref())?;
+    let mut flags = PollFlags::empty();
+    flags.set(PollFlags::IN, reads_writes[0]);
+    flags.set(PollFlags::OUT, reads_writes[1]);
+    let ready = poll(&mut [PollFd::from_borrowed_fd(fd, flags)], timeout.as_ref())?;
     Ok(ready > 0)
 }
 

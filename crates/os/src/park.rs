@@ -72,6 +72,11 @@ impl Parker {
         }
     }
 
+    /// Takes a notification, if there is one: as [`park`](Self::park) does, without sleeping.
+    pub fn take(&self) -> bool {
+        self.token.consume()
+    }
+
     /// Forgets a notification that came after its reason had gone.
     pub fn reset(&self) {
         self.token.consume();

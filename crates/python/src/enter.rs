@@ -3,15 +3,20 @@
 //! A wait detaches from the interpreter, so that other threads run, and runs the Python signal handlers when a
 //! signal cuts it short, so that Ctrl-C works everywhere.
 
+use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use manyhands_engine::clock::Tick;
 use manyhands_os::clock;
+use manyhands_os::event::wait_ready;
 use manyhands_os::park::{Parker, Woken};
 use manyhands_os::process;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+
+use crate::patience::Patience;
 
 /// How long Rust code may stay attached at a stretch before it looks whether another thread wants to run: well below the
 /// interpreter's own switch interval of 5 ms, after which a thread that waits may ask for its turn.
@@ -45,6 +50,9 @@ impl Turn {
     }
 }
 
+/// How long to look at a socket before sleeping: about as long as a server on the same machine takes for something small.
+static SOCKETS: Patience = Patience::new(Duration::from_micros(100));
+
 /// How long the thread that handles signals sleeps at a stretch, first and at most.
 const SHORT_SLEEP: Duration = Duration::from_millis(10);
 const LONG_SLEEP: Duration = Duration::from_secs(1);
@@ -57,12 +65,50 @@ const LONG_SLEEP: Duration = Duration::from_secs(1);
 /// # Errors
 /// What a signal handler raised.
 pub(crate) fn park(py: Python<'_>, parker: &Parker, deadline: Option<Tick>) -> PyResult<Woken> {
+    sleep(py, deadline, |deadline| parker.park(deadline))
+}
+
+/// The same until a socket can be read or written, as far as `reads_writes` ask for it.
+///
+/// # Errors
+/// What a signal handler raised.
+pub(crate) fn watch(
+    py: Python<'_>,
+    socket: BorrowedFd<'_>,
+    reads_writes: [bool; 2],
+    deadline: Option<Tick>,
+) -> PyResult<Woken> {
+    let began = clock::now();
+    let is_ready = || wait_ready(socket, reads_writes, Some(Duration::ZERO));
+    if py.detach(|| SOCKETS.look(began, deadline, is_ready)).unwrap_or(true) {
+        SOCKETS.learn(clock::now() - began);
+        return Ok(Woken::Notified);
+    }
+    let woken = sleep(py, deadline, |deadline| {
+        let left = deadline.map(|deadline| deadline.since(clock::now()));
+        match wait_ready(socket, reads_writes, left) {
+            Ok(false) => Woken::TimedOut,
+            Err(error) if error.kind() == ErrorKind::Interrupted => Woken::Interrupted,
+            // What is wrong with it turns out when it is used.
+            Ok(true) | Err(_) => Woken::Notified,
+        }
+    });
+    SOCKETS.learn(clock::now() - began);
+    woken
+}
+
+/// Sleeps in the way of `nap`, which is given a deadline.
+fn sleep(
+    py: Python<'_>,
+    deadline: Option<Tick>,
+    nap: impl Fn(Option<Tick>) -> Woken + Sync,
+) -> PyResult<Woken> {
     let handles_signals = process::is_main_thread();
     let mut stretch = SHORT_SLEEP;
     loop {
         let soon = handles_signals.then(|| clock::now() + stretch);
         let soon = soon.filter(|soon| deadline.is_none_or(|deadline| *soon < deadline));
-        match py.detach(|| parker.park(soon.or(deadline))) {
+        match py.detach(|| nap(soon.or(deadline))) {
             Woken::TimedOut if soon.is_some() => {
                 py.check_signals()?;
                 stretch = (2 * stretch).min(LONG_SLEEP);

@@ -21,7 +21,7 @@ pub(crate) struct Patience {
 
 impl Patience {
     /// One that looks for `longest` at most.
-    pub(crate) fn new(longest: Duration) -> Self {
+    pub(crate) const fn new(longest: Duration) -> Self {
         Self { longest, nanoseconds: AtomicU64::new(nanoseconds(longest)) }
     }
 
@@ -56,6 +56,7 @@ impl Patience {
     }
 }
 
-fn nanoseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+#[expect(clippy::cast_possible_truncation, reason = "585 years fit")]
+const fn nanoseconds(span: Duration) -> u64 {
+    span.as_nanos() as u64
 }

@@ -14,6 +14,7 @@
 pub mod address;
 pub mod backend;
 pub mod broker;
+pub mod caller;
 mod error;
 pub mod inbox;
 pub mod message;

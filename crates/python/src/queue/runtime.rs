@@ -9,14 +9,18 @@
 //! it is dropped: to close a database that the parent has open would take the parent's locks away.
 
 use std::future::Future;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
 
 use manyhands_engine::clock::Tick;
+use manyhands_os::clock;
 use manyhands_os::park::{Parker, Woken};
 use manyhands_queue::address::Address;
+use manyhands_queue::caller::{self, Watched};
 use manyhands_queue::open::Options;
 use manyhands_queue::{Backend, Broker};
 use pyo3::exceptions::PyOSError;
@@ -149,7 +153,8 @@ impl Wake for Alarm {
     }
 }
 
-/// Runs `future` in this thread, detached; `None` if the deadline came first. Given up, it is dropped.
+/// Runs `future` in this thread, detached; `None` if the deadline came first. Given up, it is dropped. A socket that it is
+/// the only one to use, it may have [watched](caller) by this thread.
 ///
 /// # Errors
 /// What a signal handler raised.
@@ -163,14 +168,24 @@ where
     let waker = Waker::from(Arc::clone(&alarm));
     let mut future = pin!(future);
     loop {
-        let polled = py.detach(|| {
+        let (polled, wish) = py.detach(|| {
             let _inside = runtime.enter();
-            future.as_mut().poll(&mut Context::from_waker(&waker))
+            caller::poll(future.as_mut(), &mut Context::from_waker(&waker))
         });
         if let Poll::Ready(value) = polled {
             return Ok(Some(value));
         }
-        if enter::park(py, &alarm.0, deadline)? == Woken::TimedOut {
+        let wished = wish.until.map(|when| clock::now() + when.saturating_duration_since(Instant::now()));
+        let until = deadline.into_iter().chain(wished).min();
+        let woken = match &wish.socket {
+            // It has woken itself.
+            Some(_) if alarm.0.take() => Woken::Notified,
+            Some(Watched { stream, reads, writes }) => {
+                enter::watch(py, stream.as_fd(), [*reads, *writes], until)?
+            }
+            None => enter::park(py, &alarm.0, until)?,
+        };
+        if woken == Woken::TimedOut && until == deadline {
             return Ok(None);
         }
     }

@@ -1,10 +1,10 @@
 //! A connection that is made when it is needed, and made anew after it was lost.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
 
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::tls;
 use crate::address::Address;
+use crate::caller;
 use crate::error::Error;
 
 /// How a server is reached.
@@ -99,8 +100,8 @@ struct Live {
     since: Instant,
 }
 
-/// A connection that whoever uses it moves along himself, and not a task elsewhere: no thread has to be woken in order to
-/// write, and one less for what is read.
+/// A connection that whoever uses it moves along himself, and not a task elsewhere: no other thread has to be woken in
+/// order to write, or to read.
 struct Solo {
     connection: MultiplexedConnection,
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -193,7 +194,8 @@ impl Link {
         all: &Pipeline,
     ) -> Result<T, Error> {
         // Nobody waits for another here, who might not go on himself; there is the connection that all share.
-        let (Ok(mut place), ConnectionAddr::Tcp(host, port)) = (self.solo.try_lock(), self.server.place())
+        let (true, Ok(mut place), ConnectionAddr::Tcp(host, port)) =
+            (caller::is_here(), self.solo.try_lock(), self.server.place())
         else {
             return self.run_all(action, all).await;
         };
@@ -206,7 +208,8 @@ impl Link {
         let done = tokio::select! {
             biased;
             done = all.query_async(&mut solo.connection) => done,
-            () = &mut solo.driver => Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe))),
+            () = &mut solo.driver => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
+            () = self.patience() => Err(self.too_late()),
         };
         match done.map_err(|error| self.failed(action, NO_NUMBER, &error)) {
             Err(error @ Error::Unreachable { .. }) => Err(error),
@@ -220,10 +223,27 @@ impl Link {
     async fn make_solo(&self, host: &str, port: u16) -> Result<Solo, RedisError> {
         let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
+        let stream = caller::Socket::new(stream.into_std()?)?;
         let settings = self.server.client.get_connection_info().redis_settings();
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(settings, stream, self.config.clone()).await?;
+        // A timeout of the runtime's would wake its thread for each question.
+        let config = self.config.clone().set_response_timeout(None);
+        let made = tokio::select! {
+            biased;
+            made = MultiplexedConnection::new_with_config(settings, stream, config) => made?,
+            () = self.patience() => return Err(self.too_late()),
+        };
+        let (connection, driver) = made;
         Ok(Solo { connection, driver: Box::pin(driver) })
+    }
+
+    /// Ends when the server has been waited for long enough, where the caller waits himself.
+    async fn patience(&self) {
+        caller::moment(Instant::now().into_std() + self.server.timeout).await;
+    }
+
+    fn too_late(&self) -> RedisError {
+        let reason = format!("found no answer within {:?}", self.server.timeout);
+        io::Error::new(io::ErrorKind::TimedOut, reason).into()
     }
 
     /// Makes a connection, or says that it took too long.
