@@ -1036,6 +1036,8 @@ class QueueBroker:
         max_size: int = 134217728,
         patience: float = 30.0,
         keep: int | None = None,
+        max_priority: int | None = None,
+        queue_type: str | None = None,
     ) -> Self: ...
     @property
     def address(self) -> str: ...

@@ -24,6 +24,7 @@ from manyhands.celery import (
     shared_task,
     signature,
 )
+from manyhands.celery.settings import _declaration
 from manyhands.queue import Worker
 
 
@@ -92,6 +93,26 @@ def test_a_worker_takes_from_the_queues_of_celerys_worker():
     assert Worker(made, on="thread").queues == ["jobs"]
     made.conf.task_queues = ["jobs", types.SimpleNamespace(name="mail")]
     assert Worker(made, on="thread").queues == ["jobs", "mail"]
+
+
+def declared(made):
+    return _declaration(made.conf)
+
+
+def test_queues_are_declared_as_celerys_settings_say():
+    assert declared(app()) == {"max_priority": None, "queue_type": None}
+    assert declared(app(task_default_queue_type="classic"))["queue_type"] is None
+    made = app(task_queue_max_priority=10, task_default_queue_type="classic")
+    assert declared(made) == {"max_priority": 10, "queue_type": None}
+    # As Kombu's queues are.
+    mail = types.SimpleNamespace(name="mail", queue_arguments={"x-queue-type": "quorum"}, max_priority=None)
+    assert declared(app(task_queues=[mail])) == {"max_priority": None, "queue_type": "quorum"}
+    urgent = types.SimpleNamespace(name="urgent", queue_arguments=None, max_priority=5)
+    assert declared(app(task_queues=[urgent], task_queue_max_priority=10))["max_priority"] == 5
+    with pytest.warns(CelerySettingWarning, match="declared in several ways(?s:.*)taken as they are"):
+        made = app(task_queues=[mail, urgent])
+    with pytest.warns(CelerySettingWarning):
+        assert declared(made) == {"max_priority": None, "queue_type": None}
 
 
 def test_routes_in_all_of_celerys_forms():

@@ -125,7 +125,8 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// The address, without its password.
     fn address(&self) -> &str;
 
-    /// Declares a queue before its first use. Idempotent.
+    /// Declares a queue before its first use. Idempotent. A declaration that is nothing but a name is completed by the
+    /// [options](crate::open::Options) of the broker.
     ///
     /// # Errors
     /// [`Error::Refused`] if the server has one by that name that is declared otherwise.

@@ -28,6 +28,10 @@ pub struct Options {
     pub keep_results: Duration,
     /// The largest message or result that is read, in bytes.
     pub max_size: u64,
+    /// The highest priority that queues sort by, on a broker that must be told (`x-max-priority`).
+    pub max_priority: Option<u8>,
+    /// "classic" or "quorum", on a broker that has kinds of queues (`x-queue-type`).
+    pub queue_type: Option<String>,
 }
 
 impl Default for Options {
@@ -37,6 +41,8 @@ impl Default for Options {
             timeout: Duration::from_secs(10),
             keep_results: Duration::from_secs(86_400),
             max_size: 128 << 20,
+            max_priority: None,
+            queue_type: None,
         }
     }
 }

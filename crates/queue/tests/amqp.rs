@@ -74,9 +74,19 @@ async fn a_queue_is_not_declared_twice_in_two_ways() {
         matches!(&error, Error::Refused { reason, .. } if reason.contains("x-max-priority")),
         "{error:?}"
     );
-    // Who does not say how it is declared takes it as it is.
+    // Who does not declare it takes it as it is.
     other.publish(&[contract::outgoing(&queue, 1)]).await.unwrap();
     assert_eq!(other.depth(&queue).await.unwrap(), 1);
+    // As the options say is as somebody says.
+    let options = Options { max_priority: Some(10), ..Options::default() };
+    let alike = Shared::new().await.broker(&options);
+    alike.declare(&contract::plain(&queue)).await.unwrap();
+    alike.publish(&[contract::outgoing(&queue, 2)]).await.unwrap();
+    let options = Options { max_priority: Some(5), ..Options::default() };
+    let different = Shared::new().await.broker(&options);
+    let failure = different.publish(&[contract::outgoing(&queue, 3)]).await.unwrap_err();
+    assert!(matches!(failure.error, Error::Refused { .. }), "{failure:?}");
+    assert_eq!(other.depth(&queue).await.unwrap(), 2);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ _INSTEAD = {
     "beat_schedule": _CRON,
     "broker_use_ssl": _TLS,
     "redis_backend_use_ssl": _TLS,
+    "task_queues": "declare those at the server that differ: queues that are there are taken as they are",
     "task_annotations": "expected a dict: task_annotations = {'tasks.add': {'rate_limit': '10/s'}}",
     "task_routes": "expected patterns and where they go: task_routes = {'feed.*': {'queue': 'feeds'}}",
     "worker_pool": "there are prefork and threads, and `async def` tasks, of which thousands wait at once",
@@ -74,10 +75,12 @@ _DEFAULTS: dict[str, Any] = {
     "task_compression": None,
     "task_default_priority": None,
     "task_default_queue": "celery",
+    "task_default_queue_type": "classic",
     "task_default_rate_limit": None,
     "task_eager_propagates": False,
     "task_ignore_result": False,
     "task_publish_retry": True,
+    "task_queue_max_priority": None,
     "task_queues": None,
     "task_reject_on_worker_lost": False,
     "task_routes": None,
@@ -249,6 +252,24 @@ def _named(modules: Any) -> tuple[str, ...]:
 def _queue_names(queues: Any) -> list[str]:
     """The names of the queues that ``task_queues`` lists, which are Kombu's, or names themselves."""
     return [str(getattr(queue, "name", queue)) for queue in queues or ()]
+
+
+def _declaration(conf: _Conf) -> dict[str, Any]:
+    """How queues are declared: as the entries of ``task_queues`` say, or else the settings for all."""
+    # With "classic" Celery declares nothing, like all who do not say it.
+    kind = "quorum" if conf.task_default_queue_type == "quorum" else None
+    usual = (conf.task_queue_max_priority, kind)
+    said = {_arguments_of(queue, usual) for queue in conf.task_queues or ()} or {usual}
+    if len(said) > 1:
+        _warn("setting", "task_queues", "found queues that are declared in several ways")
+        said = {(None, None)}
+    return dict(zip(("max_priority", "queue_type"), said.pop(), strict=True))
+
+
+def _arguments_of(queue: Any, usual: tuple[Any, Any]) -> tuple[Any, Any]:
+    told = getattr(queue, "queue_arguments", None) or {}
+    priority = told.get("x-max-priority", getattr(queue, "max_priority", None))
+    return usual[0] if priority is None else priority, told.get("x-queue-type", usual[1])
 
 
 _POOLS = {"prefork": "process", "processes": "process", "threads": "thread", "solo": "thread"}

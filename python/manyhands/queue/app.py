@@ -57,6 +57,11 @@ class Queue(_Sender):
         connect_timeout: Seconds to wait for a connection, and for an answer.
         max_size: The largest message or result that is read, in bytes.
         visibility: After how many seconds a message that no worker has settled is given to another, on Redis.
+        max_priority: The highest priority that queues sort by, from 1 to 255, on RabbitMQ, where a queue has
+            priorities only if it was declared with them; 10 is plenty. The others always have them.
+        queue_type: "classic" or "quorum" (kept on several servers), on RabbitMQ. With either, queues are
+            declared just so, and one that is there and otherwise is refused; by default one that is there
+            is taken as it is.
         zone: In which zone times without an offset are.
         include: Modules that a worker imports, for their tasks.
         accept_calls: Which functions that are no tasks workers call for `mh.executor` and `mh.map`: patterns
@@ -110,6 +115,8 @@ class Queue(_Sender):
         connect_timeout: float = 10.0,
         max_size: int = 128 * 2**20,
         visibility: float = 3600.0,
+        max_priority: int | None = None,
+        queue_type: Literal["classic", "quorum"] | None = None,
         zone: tzinfo = timezone.utc,
         include: Iterable[str] = (),
         accept_calls: Iterable[str] = (),
@@ -120,6 +127,7 @@ class Queue(_Sender):
                 f'could not use `when_unreachable`: found {when_unreachable!r}, expected "wait", "buffer" or '
                 '"fail"'
             )
+        _check_declaration(max_priority, queue_type)
         self.name, self.tasks, self.eager, self.worker_options = name, {}, eager, {}
         self.default_queue, self.routes = default_queue, dict(routes or {})
         self.serializer, self.result_serializer, self.compression = serializer, result_serializer, compression
@@ -135,6 +143,8 @@ class Queue(_Sender):
             max_size=max_size,
             patience=self._patience,
             keep=buffer if when_unreachable == "buffer" else None,
+            max_priority=max_priority,
+            queue_type=queue_type,
         )
         if when_unreachable == "buffer":
             _flush_at_exit(patience)
@@ -375,3 +385,17 @@ def _is_same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
         getattr(function, "__module__", None),
         getattr(function, "__qualname__", None),
     )
+
+
+def _check_declaration(max_priority: int | None, queue_type: str | None) -> None:
+    if max_priority is not None and not (isinstance(max_priority, int) and 1 <= max_priority <= 255):
+        raise ValueError(
+            f"could not use `max_priority`: found {max_priority!r}, expected a number from 1 to 255"
+        )
+    if queue_type not in (None, "classic", "quorum"):
+        raise ValueError(f'could not use `queue_type`: found {queue_type!r}, expected "classic" or "quorum"')
+    if max_priority and queue_type == "quorum":
+        raise ValueError(
+            "could not use `max_priority`: found a quorum queue, expected a classic one\n"
+            "hint: RabbitMQ has no priorities to declare for quorum queues"
+        )

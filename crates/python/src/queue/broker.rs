@@ -101,7 +101,9 @@ impl QueueBroker {
     #[new]
     #[pyo3(signature = (
         address, *, key_prefix="", timeout=10.0, max_size=134_217_728, patience=30.0, keep=None,
+        max_priority=None, queue_type=None,
     ))]
+    #[expect(clippy::too_many_arguments, reason = "a broker has that many settings")]
     fn new(
         address: &str,
         key_prefix: &str,
@@ -109,9 +111,12 @@ impl QueueBroker {
         max_size: u64,
         patience: f64,
         keep: Option<usize>,
+        max_priority: Option<u8>,
+        queue_type: Option<String>,
     ) -> PyResult<Self> {
         let address = Address::parse(address).map_err(|failure| broker_error(&failure))?;
         let options = options(key_prefix, timeout, Options::default().keep_results.as_secs_f64(), max_size)?;
+        let options = Options { max_priority, queue_type, ..options };
         let away = match keep {
             Some(most) => Away::Keep(most),
             None => Away::Wait(super::patience(patience)?),

@@ -57,6 +57,7 @@ pub(crate) fn options(key_prefix: &str, timeout: f64, keep_results: f64, max_siz
         timeout: enter::seconds("timeout", timeout)?,
         keep_results: enter::seconds("keep_results", keep_results)?,
         max_size,
+        ..Options::default()
     })
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn run(
     let mut pause = FIRST_PAUSE;
     let mut since = ask_revocations(&room, &*broker, 0).await;
     while !room.is_closing() {
-        match connect(&*broker, &subscription).await {
+        match broker.consume(subscription.clone()).await {
             Ok(mut consumer) => {
                 if std::mem::replace(&mut pause, FIRST_PAUSE) != FIRST_PAUSE {
                     log.say("warning", &format!("reached {} again", broker.address()));
@@ -71,13 +71,6 @@ pub(super) async fn run(
     }
     room.hall().inbox.close();
     is_over.notified().await;
-}
-
-async fn connect(broker: &dyn Broker, subscription: &Subscription) -> Result<Box<dyn Consumer>, Error> {
-    for queue in &subscription.queues {
-        broker.declare(queue).await?;
-    }
-    broker.consume(subscription.clone()).await
 }
 
 /// Takes deliveries until the room closes.

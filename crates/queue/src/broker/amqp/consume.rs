@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::desk::{Desk, Prefetch, limit};
 use super::link::Live;
 use super::{Post, declare, server};
-use crate::broker::{Consumer, Delivery, Settle, Subscription, Tag};
+use crate::broker::{Consumer, Declaration, Delivery, Settle, Subscription, Tag};
 use crate::error::Error;
 use crate::wire::{Limits, table};
 
@@ -34,8 +34,8 @@ pub(super) struct AmqpConsumer {
 
 /// Declares the queues of a subscription and begins to consume from them.
 pub(super) async fn begin(post: &Arc<Post>, subscription: &Subscription) -> Result<AmqpConsumer, Error> {
-    let is_quorum = |kind: &Option<String>| kind.as_deref() == Some("quorum");
-    let may_be_common = !subscription.queues.iter().any(|queue| is_quorum(&queue.kind));
+    let is_quorum = |queue: &Declaration| queue.kind.as_deref() == Some("quorum");
+    let may_be_common = !subscription.queues.iter().chain([&post.usual]).any(is_quorum);
     let live = prepare(post, subscription).await?;
     let channel = live.channel().await?;
     let begun = consume(&channel, subscription, may_be_common);

@@ -2,7 +2,6 @@
 //!
 //! The server numbers the deliveries of a channel from 1 on. One acknowledgement can speak for all up to a number, as
 //! long as that one is not settled yet; it must never speak for one that is still in work.
-
 //!
 //! What is settled is kept as ranges: behind one message that is held for hours, very many come and go.
 

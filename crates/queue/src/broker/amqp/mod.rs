@@ -80,6 +80,8 @@ struct Post {
     back: Link,
     /// The queues that somebody has declared here, as they were declared.
     known: Mutex<HashMap<String, Declaration>>,
+    /// How all others are declared.
+    usual: Declaration,
     /// What is heard of broadcasts.
     ear: Ear,
 }
@@ -96,6 +98,11 @@ impl AmqpBroker {
             back: Link::new(Arc::clone(&server), "manyhands: consumes"),
             server,
             known: Mutex::default(),
+            usual: Declaration {
+                max_priority: options.max_priority,
+                kind: options.queue_type.clone(),
+                ..Declaration::default()
+            },
             ear: Ear::default(),
         })))
     }
@@ -114,13 +121,17 @@ impl Post {
         Ok(())
     }
 
-    /// Sees to it that a queue exists that is published to.
+    /// Sees to it that a queue exists of which nothing is said but its name.
     async fn prepare(&self, live: &Live, queue: &str) -> Result<(), Error> {
         if live.has_declared(queue) {
             return Ok(());
         }
         if let Some(known) = self.known(queue) {
             return self.declare(live, &known).await;
+        }
+        let usual = Declaration { name: queue.into(), ..self.usual.clone() };
+        if !usual.says_nothing() {
+            return self.declare(live, &usual).await;
         }
         let channel = live.channel().await?;
         let question = async {
@@ -134,7 +145,7 @@ impl Post {
             live.declared(queue);
             return Ok(());
         }
-        self.declare(live, &Declaration { name: queue.into(), ..Declaration::default() }).await
+        self.declare(live, &usual).await
     }
 
     fn known(&self, queue: &str) -> Option<Declaration> {
@@ -226,6 +237,10 @@ impl Broker for AmqpBroker {
         self.0.check(&queue.name)?;
         let live = self.0.out.live().await?;
         live.forget(&queue.name);
+        if queue.says_nothing() {
+            let usual = Declaration { name: queue.name.clone(), ..self.0.usual.clone() };
+            return self.0.declare(&live, &usual).await;
+        }
         self.0.declare(&live, queue).await?;
         self.0.remember(queue);
         Ok(())
