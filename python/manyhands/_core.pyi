@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, final, overload
 from typing_extensions import Never, Self, disjoint_base
 
 __all__ = [
+    "VERSION",
     "AtomicFlag",
     "AtomicInt",
     "Awaiting",
@@ -99,6 +100,8 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 _F = TypeVar("_F", bound=concurrent.futures.Future[Any])
 _T_co = TypeVar("_T_co", covariant=True)
+
+VERSION: str
 
 @disjoint_base
 class Future(Generic[_T]):

@@ -68,6 +68,17 @@ def test_threads_need_no_event_loop_and_no_process(code):
     assert imported_by(code) & {*LARGE} <= OF_ANY_EXECUTOR | OF_ERRORS
 
 
+def test_a_worker_of_a_queue_reads_no_metadata_of_packages():
+    """Which would import parsers of mails and archives into a process that stays for long."""
+    imported = imported_by(
+        "import manyhands as mh\n"
+        "from manyhands.cli.worker import _banner\n"
+        "with mh.queue.Worker(mh.Queue(), on='thread') as worker: shown = _banner(worker)"
+    )
+    assert "manyhands.queue.worker" in imported
+    assert imported.isdisjoint({"importlib.metadata", "email", "zipfile", "csv", "tempfile"})
+
+
 @pytest.mark.parametrize(
     "module", ["manyhands", *(f"manyhands.{name}" for name in ("_core", "executors", "errors", "maps"))]
 )

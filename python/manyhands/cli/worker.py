@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from manyhands import _core
 from manyhands.cli.problem import Problem, say
 
 if TYPE_CHECKING:
@@ -247,13 +248,11 @@ def _start_anew() -> None:
 
 
 def _banner(worker: Worker) -> str:
-    from importlib.metadata import version
-
     queue = worker.queue
     on = ", ".join(f"{model} x {capacity}" for model, capacity in worker.capacities().items())
     return "\n".join(
         (
-            f"manyhands {version('manyhands')} worker {worker.name} (pid {os.getpid()})",
+            f"manyhands {_core.VERSION} worker {worker.name} (pid {os.getpid()})",
             f"  app      {queue.name}: {_counted(queue)}",
             f"  broker   {queue.broker}",
             f"  results  {queue.results or 'none'}",

@@ -157,7 +157,7 @@ class ProcessExecutor(Executor):
             own = {
                 **settings,
                 "name": name,
-                "modules": _needed(runs_coroutines=concurrency is not None),
+                "modules": _needed(initializers_module, runs_coroutines=concurrency is not None),
                 "levels": None if output == "inherit" else levels(),
                 "parent": os.getpid(),
                 "path": list(sys.path),
@@ -200,8 +200,9 @@ class ProcessExecutor(Executor):
         return set()
 
 
-def _needed(*, runs_coroutines: bool) -> list[str]:
+def _needed(initializers_module: str | None, *, runs_coroutines: bool) -> list[str]:
     """The modules of ours, and of the standard library, that workers find in the zygote if they need them."""
+    is_ours = initializers_module is not None and initializers_module.startswith("manyhands.")
     # If it is here, it has been used, to send something by value. It imports `logging`, too.
     sends_by_value = "manyhands.executors._pickling" in sys.modules
     needed = {
@@ -210,7 +211,8 @@ def _needed(*, runs_coroutines: bool) -> list[str]:
         "manyhands.executors._pickling": sends_by_value,
         "manyhands.executors._records": sends_by_value,
     }
-    return [module for module, is_needed in needed.items() if is_needed]
+    own = [initializers_module] if initializers_module and is_ours else []
+    return [*(module for module, is_needed in needed.items() if is_needed), *own]
 
 
 def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:

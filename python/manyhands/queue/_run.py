@@ -21,10 +21,10 @@ from manyhands import _core
 from manyhands.errors import BrokerError, ContentRefused, Ignore, Reject, Retry, SoftTimeLimitExceeded
 from manyhands.queue import _json, _serial
 from manyhands.queue._outcomes import document, error_record
+from manyhands.queue.app import Queue
 from manyhands.queue.request import _BLANK, Request, _running
 
 if TYPE_CHECKING:
-    from manyhands.queue.app import Queue
     from manyhands.queue.task import Task
 
 __all__ = ["Runner", "prepare", "run", "run_coroutine"]
@@ -364,8 +364,6 @@ _runner: Runner | None = None
 
 def prepare(application: str, names: Sequence[str], hostname: str) -> None:
     """Be a worker process of an application: the initializer of its executor."""
-    from manyhands.queue.app import Queue
-
     global _runner
     queue = Queue.load(application)
     _import_all(queue)
