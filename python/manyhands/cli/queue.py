@@ -65,7 +65,10 @@ def queue_command() -> None:
 @_queues
 @_of_a_queue
 def status(queue: Queue, queues: tuple[str, ...]) -> None:
-    """Say how many messages wait in each queue, and how many dead letters it has."""
+    """Say how many messages wait in each queue, and how many dead letters it has.
+
+    A message that a worker has been given waits no more, also one that is held there for later.
+    """
     names = _names(queue, queues)
     width = max(map(len, ("queue", *names)))
     click.echo(f"{'queue':{width}}  {'waiting':>8}  {'dead':>6}")
