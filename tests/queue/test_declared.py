@@ -8,6 +8,7 @@ import pytest
 import manyhands as mh
 from manyhands.errors import BrokerError
 from manyhands.queue import Worker
+from watching import eventually
 
 PATIENCE = 60
 
@@ -58,7 +59,7 @@ def test_a_queue_without_priorities_does_not(made):
 def test_who_says_nothing_takes_a_queue_as_it_is(made, declared):
     made(**declared).send_task("note", (1,))
     ours = made()
-    assert ours.depth() == 1
+    eventually(lambda: ours.depth() == 1)
     assert sorted(order_of(ours, [2], before=1)) == [1, 2]
 
 
@@ -82,7 +83,7 @@ def test_a_quorum_queue_is_worked_on_and_gives_back(made):
     gate.set()
     stopping.join(PATIENCE)
     assert not stopping.is_alive()
-    assert len(results) + queue.depth() == 5
+    eventually(lambda: len(results) + queue.depth() == 5)
     assert queue.purge() == 5 - len(results)
 
 
