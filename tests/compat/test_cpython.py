@@ -4,6 +4,7 @@ Each class runs in a process of its own, where manyhands takes the place of a pa
 """
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,14 @@ import skips
 
 RUNNER = Path(__file__).with_name("cpython_tests.py")
 NOT_SHIPPED = 3
+ENVIRONMENT = {**os.environ}
+"""For pytest changes the process's own before each test, and threads start programs here meanwhile."""
 
 
 def run(*arguments):
     command = [sys.executable, str(RUNNER), *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.run(command, env=ENVIRONMENT, stdout=pipe, stderr=both, text=True, check=False)
 
 
 def classes():

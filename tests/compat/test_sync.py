@@ -1,6 +1,7 @@
 """CPython's own tests of its locks and queues pass on ours, on every Python that ships them."""
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,16 @@ import skips
 
 RUNNER = Path(__file__).with_name("sync_tests.py")
 NOT_SHIPPED = 3
+ENVIRONMENT = {**os.environ}
+"""For pytest changes the process's own before each test, and threads start programs here meanwhile."""
 
 pytestmark = pytest.mark.timeout(300)
 
 
 def run(*arguments):
     command = [sys.executable, str(RUNNER), *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.run(command, env=ENVIRONMENT, stdout=pipe, stderr=both, text=True, check=False)
 
 
 def classes():
