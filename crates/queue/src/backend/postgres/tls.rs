@@ -2,7 +2,8 @@
 //!
 //! `sslmode` says how much is demanded: `prefer` (if the address says nothing) takes TLS where the server offers it,
 //! `require` demands it, `verify-ca` demands a certificate that is trusted, `verify-full` one that names the server, too.
-//! `sslrootcert`, `sslcert` and `sslkey` name files in PEM.
+//! `sslrootcert`, `sslcert` and `sslkey` name files in PEM; `sslrootcert=system` trusts whom this machine trusts, and demands
+//! `verify-full`.
 
 use std::io;
 use std::pin::Pin;
@@ -31,11 +32,13 @@ pub(super) struct Tls(Arc<ClientConfig>);
 /// What an address says of TLS, and the address without it.
 pub(super) fn of_address(address: &str) -> Result<(Tls, SslMode, String), String> {
     let url = Url::parse(address).map_err(|error| error.to_string())?;
-    let authorities = match said(&url, "sslrootcert").as_deref() {
-        Some("system") => None,
-        _ => read(&url, "sslrootcert")?,
-    };
+    let is_of_machine = said(&url, "sslrootcert").as_deref() == Some("system");
+    let authorities = if is_of_machine { None } else { read(&url, "sslrootcert")? };
     let (mode, check) = match said(&url, "sslmode").as_deref() {
+        None | Some("verify-full") if is_of_machine => (SslMode::Require, Check::Name),
+        Some(other) if is_of_machine => {
+            return Err(format!("found sslmode={other} with sslrootcert=system, expected verify-full"));
+        }
         Some("disable") => (SslMode::Disable, Check::Nothing),
         None | Some("allow" | "prefer") => (SslMode::Prefer, Check::Nothing),
         Some("require") if authorities.is_none() => (SslMode::Require, Check::Nothing),
@@ -149,10 +152,17 @@ mod tests {
             ("?sslmode=disable", SslMode::Disable),
             ("?sslmode=require", SslMode::Require),
             ("?sslmode=verify-ca", SslMode::Require),
+            ("?sslrootcert=system", SslMode::Require),
+            ("?sslrootcert=system&sslmode=verify-full", SslMode::Require),
         ] {
             assert_eq!(of_address(&format!("postgresql://host/db{word}")).unwrap().1, expected);
         }
-        for wrong in ["?sslmode=perhaps", "?sslrootcert=/nowhere", "?sslcert=/dev/null"] {
+        for wrong in [
+            "?sslmode=perhaps",
+            "?sslrootcert=/nowhere",
+            "?sslcert=/dev/null",
+            "?sslrootcert=system&sslmode=require",
+        ] {
             assert!(of_address(&format!("postgresql://host/db{wrong}")).is_err());
         }
     }
