@@ -435,7 +435,7 @@ impl Drop for Batched {
             // It is also called for what the function does; the standard library goes on, too.
             return;
         }
-        Python::try_attach(|py| {
+        error::put_aside(|py| {
             if let Err(error) = state.bulks.give_up(py, false) {
                 error.write_unraisable(py, None);
             }

@@ -142,6 +142,18 @@ pub(crate) const fn standard_name(state: State) -> &'static str {
     }
 }
 
+/// Lets a destructor call Python. It may run while an exception is on its way, which would end the first function that it
+/// calls, and be lost; nothing runs when the interpreter is gone.
+pub(crate) fn put_aside(run: impl FnOnce(Python<'_>)) {
+    Python::try_attach(|py| {
+        let on_its_way = PyErr::take(py);
+        run(py);
+        if let Some(error) = on_its_way {
+            error.restore(py);
+        }
+    });
+}
+
 /// Logs what concerns a whole pool, where `concurrent.futures` would log it.
 pub(crate) fn log_message(py: Python<'_>, message: &str) {
     let logged = py.import("logging").and_then(|logging| {

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyFunction, PyTuple};
 
 use crate::detail::{Detail, OwnedGate};
+use crate::error;
 use crate::future::Future;
 use crate::loop_crew::{LoopCrew, not_a_coroutine_function};
 use crate::policy::Policy;
@@ -24,7 +25,7 @@ struct Owner(Arc<Pool>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        Python::try_attach(|py| self.0.close(py, false));
+        error::put_aside(|py| self.0.close(py, false));
     }
 }
 

@@ -454,7 +454,7 @@ impl Future {
             return;
         }
         let Some(outcome) = outcome.filter(|outcome| outcome.has_failed()) else { return };
-        Python::try_attach(|py| {
+        error::put_aside(|py| {
             if let Outcome::Error(error) = outcome.clone_ref(py).read(py) {
                 crate::unobserved::warn(py, error.bind(py));
             }

@@ -731,7 +731,7 @@ impl Drop for Mapped {
             // `Executor.map` is also called for what the function does; the standard library goes on, too.
             return;
         }
-        Python::try_attach(|py| {
+        error::put_aside(|py| {
             if let Err(error) = self.finish(py, state) {
                 error.write_unraisable(py, None);
             }

@@ -223,6 +223,6 @@ impl Drop for Completed {
     fn drop(&mut self) {
         let futures = std::mem::take(&mut self.left().futures);
         let futures = futures.into_iter().flatten().map(|awaited| awaited.adopted).collect();
-        Python::try_attach(|py| Pending { mailbox: Arc::clone(&self.mailbox), futures }.forget(py));
+        error::put_aside(|py| Pending { mailbox: Arc::clone(&self.mailbox), futures }.forget(py));
     }
 }

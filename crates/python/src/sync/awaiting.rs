@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyBool, PyTuple, PyType};
 
+use crate::error;
 use crate::native;
 
 use super::queue::{AwaitGet, AwaitPut};
@@ -353,7 +354,7 @@ impl Done {
 impl Drop for Awaiting {
     fn drop(&mut self) {
         if matches!(self.state.get_mut(), Ok(State::Waits(..))) {
-            Python::try_attach(|py| self.abandon(py));
+            error::put_aside(|py| self.abandon(py));
         }
     }
 }
