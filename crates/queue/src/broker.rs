@@ -85,11 +85,16 @@ pub enum Settlement {
     /// It goes back to its queue, to be the next one delivered.
     Return,
     /// It goes back to its queue, behind the others.
-    Requeue,
+    Requeue {
+        /// What it is and where it came from, if it was [held](Settle::hold).
+        held: Option<Box<Outgoing>>,
+    },
     /// It goes to the dead letters of its queue, with the reason.
     Dead {
         /// Why nobody could do anything with it.
         reason: String,
+        /// What it is and where it came from, if it was [held](Settle::hold).
+        held: Option<Box<Outgoing>>,
     },
     /// Another message takes its place, in one step where the broker can: a retry.
     Replace(Box<Outgoing>),
@@ -230,7 +235,8 @@ pub trait Settle: Send + Sync {
     async fn settle(&self, settlements: Vec<(Tag, Settlement)>) -> Result<(), Error>;
 
     /// The messages are kept for later, unsettled: they do not count as prefetched any more, and are not given to others
-    /// while this consumer lives.
+    /// while this consumer lives. Whoever holds a message keeps it: a settlement that sends it elsewhere has to bring it
+    /// along. Without it the message goes back to its queue instead.
     ///
     /// # Errors
     /// If the server must be told and cannot be.

@@ -179,7 +179,7 @@ impl Inbox {
                     event: Event::Dead(unreadable.reason.clone()),
                 };
                 out.notes.push(note);
-                let dead = Settlement::Dead { reason: unreadable.reason };
+                let dead = Settlement::Dead { reason: unreadable.reason, held: None };
                 out.steps.push(Step::new(String::new(), None, Some((ticket, dead))));
                 return;
             }
@@ -190,7 +190,7 @@ impl Inbox {
             out.steps.push(Step::new(
                 message.headers.id,
                 result,
-                Some((ticket, Settlement::Dead { reason })),
+                Some((ticket, Settlement::Dead { reason, held: None })),
             ));
             return;
         }
@@ -468,14 +468,16 @@ impl Inbox {
         let priority = i32::from(message.properties.priority);
         let priority = if self.settings.small_goes_first { -priority } else { priority };
         let task = &mut self.tasks[number];
+        let mut is_held = was_held;
         if task.gate.is_some() {
             task.behind_rate += 1;
             if !was_held && task.behind_rate <= MOST_BEHIND_RATE {
                 out.hold.push(ticket);
+                is_held = true;
             }
         }
         let (gate, model) = (task.gate, task.terms.model);
-        let key = self.entries.insert(Entry::new(ticket, queue, number, message));
+        let key = self.entries.insert(Entry { is_held, ..Entry::new(ticket, queue, number, message) });
         self.ready[model].push(key, Order { priority, gate, ..Order::default() });
     }
 

@@ -161,7 +161,7 @@ async fn headers_that_lie_too_deep_make_a_dead_letter() {
     assert!(came[1].content.is_ok());
     consumer
         .settler()
-        .settle(vec![(came[0].tag, Settlement::Dead { reason: reason.clone() })])
+        .settle(vec![(came[0].tag, Settlement::Dead { reason: reason.clone(), held: None })])
         .await
         .unwrap();
     let letters = broker.dead_letters(&queue, 10).await.unwrap();
@@ -255,7 +255,7 @@ async fn a_quorum_queue_is_taken_as_it_is() {
     }
     let settler = consumer.settler();
     settler.hold(&[came[0].tag]).await.unwrap();
-    let dead = Settlement::Dead { reason: "enough".into() };
+    let dead = Settlement::Dead { reason: "enough".into(), held: None };
     let settlements = vec![(came[1].tag, dead), (came[2].tag, Settlement::Return)];
     settler.settle(settlements).await.unwrap();
     let again = contract::in_time(consumer.next(1)).await.unwrap();

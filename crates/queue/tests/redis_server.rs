@@ -187,7 +187,7 @@ async fn what_is_no_envelope_becomes_a_dead_letter() {
     let came = receive(&mut consumer, garbage.len()).await;
     let settlements = came.iter().map(|delivery| {
         let reason = delivery.content.as_ref().unwrap_err().reason.clone();
-        (delivery.tag, Settlement::Dead { reason })
+        (delivery.tag, Settlement::Dead { reason, held: None })
     });
     consumer.settler().settle(settlements.collect()).await.unwrap();
     contract::nothing_comes(&mut consumer).await;

@@ -209,12 +209,12 @@ impl State {
                 self.queue(&queue).push_front(kept);
                 self.wake(std::iter::once(&*queue));
             }
-            Settlement::Requeue => {
+            Settlement::Requeue { .. } => {
                 kept.is_redelivered = true;
                 self.queue(&queue).push_back(kept);
                 self.wake(std::iter::once(&*queue));
             }
-            Settlement::Dead { reason } => {
+            Settlement::Dead { reason, .. } => {
                 let dead =
                     Dead { key: self.number(), reason, died: seconds_since_1970(), message: kept.message };
                 self.queue(&queue).dead.push_back(dead);

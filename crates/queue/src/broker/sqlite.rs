@@ -595,8 +595,8 @@ impl From<Settlement> for Act {
         match settlement {
             Settlement::Done => Self::Done,
             Settlement::Return => Self::Return,
-            Settlement::Requeue => Self::Requeue,
-            Settlement::Dead { reason } => Self::Dead(reason),
+            Settlement::Requeue { .. } => Self::Requeue,
+            Settlement::Dead { reason, .. } => Self::Dead(reason),
             Settlement::Replace(outgoing) => Self::Replace(Row::new(&outgoing)),
         }
     }

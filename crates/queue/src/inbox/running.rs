@@ -11,6 +11,8 @@ pub(crate) struct Entry {
     pub(crate) queue: String,
     pub(crate) task: usize,
     pub(crate) message: Box<Message>,
+    /// Its broker was told to hold it, and may not have kept it.
+    pub(crate) is_held: bool,
     pub(crate) is_running: bool,
     /// Its message was settled when it began.
     pub(crate) is_settled: bool,
@@ -27,6 +29,7 @@ impl Entry {
             queue,
             task,
             message,
+            is_held: false,
             is_running: false,
             is_settled: false,
             is_result_wanted: true,

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::broker::{Revocation, Tag, Unreadable};
-use crate::message::{Headers, Properties};
+use crate::message::{Headers, Outgoing, Properties};
 
 const START: u64 = 1_795_211_410_000_000_000;
 
@@ -130,7 +130,7 @@ fn what_nobody_can_run_becomes_a_dead_letter_with_the_reason() {
     let reasons: Vec<_> = settled(&out)
         .into_iter()
         .map(|(tag, settlement)| match settlement {
-            Settlement::Dead { reason } => (tag, reason.as_str()),
+            Settlement::Dead { reason, .. } => (tag, reason.as_str()),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -272,6 +272,35 @@ fn what_is_due_later_waits_and_does_not_count_as_prefetched() {
 }
 
 #[test]
+fn what_was_held_is_brought_along_when_it_goes_elsewhere() {
+    let rated = Terms { rate: Some("100/s".parse().unwrap()), ..terms("slow") };
+    let (mut inbox, mut out) = (inbox(vec![terms("add"), rated]), Effects::default());
+    let mut delayed = message("add", "delayed");
+    delayed.headers.eta = Some(later(10.0));
+    let held = [delayed, message("slow", "slow")];
+    for (tag, message) in (0..).zip(held.iter().cloned().chain([message("add", "plain")])) {
+        inbox.deliver(0, delivery(tag, message), at(0.0), &mut out);
+    }
+    inbox.advance(at(10.001), &mut out);
+    assert_eq!(out.hold.len(), held.len());
+    for requeue in [true, false, true] {
+        let (handle, _) = take(&mut inbox, 10.001, &mut out).unwrap();
+        let outcome = Outcome::Rejected { requeue, summary: String::new() };
+        inbox.finish(handle, outcome, RUN, at(11.0), &mut out);
+    }
+    let mut brought: Vec<_> = settled(&out)
+        .into_iter()
+        .map(|(tag, settlement)| match settlement {
+            Settlement::Requeue { held } | Settlement::Dead { held, .. } => (tag, held.as_deref().cloned()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    brought.sort_unstable_by_key(|(tag, _)| *tag);
+    let outgoing = |message: &Message| Some(Outgoing { queue: "celery".into(), message: message.clone() });
+    assert_eq!(brought, [(0, outgoing(&held[0])), (1, outgoing(&held[1])), (2, None)]);
+}
+
+#[test]
 fn a_rate_holds_back_its_own_tasks_alone() {
     let rated = Terms { rate: Some("1/s".parse().unwrap()), ..terms("slow") };
     let (mut inbox, mut out) = (inbox(vec![rated, terms("add")]), Effects::default());
@@ -352,7 +381,7 @@ fn a_message_that_ends_its_workers_becomes_a_dead_letter() {
                 assert!(out.steps[0].result.is_none());
                 next = outgoing.message.clone();
             }
-            Some((_, Settlement::Dead { reason })) if loss == 3 => {
+            Some((_, Settlement::Dead { reason, .. })) if loss == 3 => {
                 assert!(reason.contains("SIGKILL"), "{reason}");
             }
             other => panic!("{other:?}"),

@@ -26,6 +26,7 @@ impl Inbox {
         let stored =
             |state, answer: &Answer| entry.is_result_wanted.then(|| self.stored(message, state, answer, now));
         let done = Some(Settlement::Done);
+        let dead = |reason| Some(Settlement::Dead { reason, held: held(entry) });
         match outcome {
             Outcome::Raised(..) | Outcome::Lost(_) | Outcome::NotBegun if entry.is_terminated => {
                 let answer = document::revoked(TERMINATED);
@@ -46,12 +47,12 @@ impl Inbox {
                 ((stored(State::Retry, &answer), Some(again)), Some(Event::Retried(run, summary)))
             }
             Outcome::Rejected { requeue: true, summary } => {
-                ((None, Some(Settlement::Requeue)), Some(Event::Rejected(summary)))
+                ((None, Some(Settlement::Requeue { held: held(entry) })), Some(Event::Rejected(summary)))
             }
             Outcome::Rejected { requeue: false, summary } => {
                 let answer = document::exception("Reject", "celery.exceptions", &json!([summary, false]));
-                let dead = Settlement::Dead { reason: format!("rejected by the task: {summary}") };
-                ((stored(State::Failure, &answer), Some(dead)), Some(Event::Rejected(summary)))
+                let dead = dead(format!("rejected by the task: {summary}"));
+                ((stored(State::Failure, &answer), dead), Some(Event::Rejected(summary)))
             }
             Outcome::Ignored => ((None, done), Some(Event::Rejected("ignored".into()))),
             Outcome::TimedOut(seconds) => {
@@ -64,8 +65,7 @@ impl Inbox {
             Outcome::NotBegun => ((None, Some(Settlement::Return)), None),
             Outcome::Unreadable(reason) => {
                 let answer = document::exception("DecodeError", "kombu.exceptions", &json!([reason]));
-                let dead = Settlement::Dead { reason: reason.clone() };
-                ((stored(State::Failure, &answer), Some(dead)), Some(Event::Dead(reason)))
+                ((stored(State::Failure, &answer), dead(reason.clone())), Some(Event::Dead(reason)))
             }
         }
     }
@@ -87,7 +87,7 @@ impl Inbox {
         if goes_back {
             let reason = format!("it has taken {losses} workers with it, the last one thus: {how}");
             return (
-                (result, Some(Settlement::Dead { reason })),
+                (result, Some(Settlement::Dead { reason, held: held(entry) })),
                 Some(Event::Lost(how, "it becomes a dead letter")),
             );
         }
@@ -108,6 +108,12 @@ impl Inbox {
         }
         Outgoing { queue: entry.queue.clone(), message }
     }
+}
+
+/// The message, if its broker needs it to send it elsewhere.
+fn held(entry: &Entry) -> Option<Box<Outgoing>> {
+    let outgoing = || Outgoing { queue: entry.queue.clone(), message: (*entry.message).clone() };
+    entry.is_held.then(|| Box::new(outgoing()))
 }
 
 fn losses(message: &Message) -> u32 {

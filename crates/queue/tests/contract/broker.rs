@@ -215,7 +215,7 @@ pub(crate) async fn what_is_requeued_comes_last<F: Fixture>() {
     broker.publish(&numbered(&queue, 0..3)).await.unwrap();
     let mut consumer = consume(&broker, &queue, 1).await;
     let came = receive(&mut consumer, 1).await;
-    consumer.settler().settle(vec![(came[0].tag, Settlement::Requeue)]).await.unwrap();
+    consumer.settler().settle(vec![(came[0].tag, Settlement::Requeue { held: None })]).await.unwrap();
     for expected in [1, 2, 0] {
         let came = receive(&mut consumer, 1).await;
         assert_eq!(number(&came[0]), expected);
@@ -229,7 +229,11 @@ async fn three_dead(broker: &Arc<dyn Broker>, queue: &str) {
     let mut consumer = consume(broker, queue, 3).await;
     for delivery in receive(&mut consumer, 3).await {
         let reason = format!("could not run task {}: ünknown", number(&delivery));
-        consumer.settler().settle(vec![(delivery.tag, Settlement::Dead { reason })]).await.unwrap();
+        consumer
+            .settler()
+            .settle(vec![(delivery.tag, Settlement::Dead { reason, held: None })])
+            .await
+            .unwrap();
     }
 }
 
@@ -378,8 +382,8 @@ pub(crate) async fn what_is_held_is_settled_in_every_way<F: Fixture>() {
     let ways = [
         Settlement::Done,
         Settlement::Return,
-        Settlement::Requeue,
-        Settlement::Dead { reason: "held for too long".into() },
+        Settlement::Requeue { held: Some(Box::new(outgoing(2))) },
+        Settlement::Dead { reason: "held for too long".into(), held: Some(Box::new(outgoing(3))) },
         Settlement::Replace(Box::new(outgoing(9))),
     ];
     settler.settle(tags.into_iter().zip(ways).collect()).await.unwrap();
@@ -478,7 +482,7 @@ pub(crate) async fn a_large_body_is_not_read<F: Fixture>() {
             break;
         };
         let reason = unreadable.reason.clone();
-        consumer.settler().settle(vec![(came.tag, Settlement::Dead { reason })]).await.unwrap();
+        consumer.settler().settle(vec![(came.tag, Settlement::Dead { reason, held: None })]).await.unwrap();
     }
     let dead = broker.dead_letters(&queue, 10).await.unwrap();
     assert_eq!(dead.len(), 1);
@@ -637,7 +641,7 @@ pub(crate) async fn a_message_is_settled_once<F: Fixture>() {
     let settler = consumer.settler();
     done(&*consumer, &came[..1]).await;
     // What was settled before is no one's any more; what stands beside it is settled nevertheless.
-    let twice = came[..2].iter().map(|delivery| (delivery.tag, Settlement::Requeue)).collect();
+    let twice = came[..2].iter().map(|delivery| (delivery.tag, Settlement::Requeue { held: None })).collect();
     assert!(matches!(settler.settle(twice).await, Err(Error::TakenBack { .. })));
     drop(consumer);
     let late = vec![(came[2].tag, Settlement::Done)];
@@ -655,7 +659,7 @@ pub(crate) async fn what_is_requeued_was_delivered_before<F: Fixture>() {
     broker.publish(&numbered(&queue, 0..2)).await.unwrap();
     let mut consumer = consume(&broker, &queue, 1).await;
     let came = receive(&mut consumer, 1).await;
-    consumer.settler().settle(vec![(came[0].tag, Settlement::Requeue)]).await.unwrap();
+    consumer.settler().settle(vec![(came[0].tag, Settlement::Requeue { held: None })]).await.unwrap();
     for expected in [(1, false), (0, true)] {
         let came = receive(&mut consumer, 1).await;
         assert_eq!((number(&came[0]), came[0].is_redelivered), expected);

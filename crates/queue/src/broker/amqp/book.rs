@@ -1,4 +1,4 @@
-//! What came over a channel and is not settled yet: as it came, or, if it is held for later, in few bytes.
+//! What came over a channel and is not settled yet.
 
 use std::collections::HashMap;
 
@@ -7,18 +7,11 @@ use lapin::BasicProperties;
 
 use super::ledger::{Ack, Ledger};
 use super::publish::Letter;
-use crate::broker::Tag;
-use crate::broker::roll::Roll;
-use crate::inbox::Ticket;
-use crate::packed::{Packed, Shapes};
 use crate::wire::{Limits, table};
 
 /// See the module.
 pub(super) struct Book {
     kept: HashMap<u64, Kept>,
-    /// What is held and can be written again as it came.
-    packed: Roll<Packed>,
-    shapes: Shapes,
     held: u32,
     ledger: Ledger,
 }
@@ -33,13 +26,7 @@ struct Kept {
 
 impl Book {
     pub(super) fn new() -> Self {
-        Self {
-            kept: HashMap::new(),
-            packed: Roll::default(),
-            shapes: Shapes::default(),
-            held: 0,
-            ledger: Ledger::new(),
-        }
+        Self { kept: HashMap::new(), held: 0, ledger: Ledger::new() }
     }
 
     /// How many are held.
@@ -48,74 +35,58 @@ impl Book {
     }
 
     pub(super) fn keep(&mut self, tag: u64, queue: usize, properties: Box<BasicProperties>, body: Bytes) {
+        self.ledger.deliver(tag);
         self.kept.insert(tag, Kept { queue, properties, body, is_held: false });
     }
 
     pub(super) fn has(&self, tag: u64) -> bool {
-        self.kept.contains_key(&tag) || self.packed.get(tag).is_some()
+        self.ledger.has(tag)
     }
 
-    /// A message as it came, addressed to the queue that it came from.
+    /// A message as it came, addressed to the queue that it came from; `None` for one that whoever holds it has.
     pub(super) fn letter(&self, tag: u64, queues: &[String]) -> Option<Letter> {
-        if let Some(Kept { queue, properties, body, .. }) = self.kept.get(&tag) {
-            let queue = queues[*queue].clone();
-            return Some(Letter { queue, properties: (**properties).clone(), body: body.clone() });
-        }
-        let (_, queue, message) = self.shapes.read(self.packed.get(tag)?);
-        let properties = table::encode(&message, 0).expect("it was written once before it was packed");
-        Some(Letter { queue, properties, body: message.body })
+        let Kept { queue, properties, body, .. } = self.kept.get(&tag)?;
+        let queue = queues[*queue].clone();
+        Some(Letter { queue, properties: (**properties).clone(), body: body.clone() })
     }
 
-    /// A message is kept for later.
-    pub(super) fn hold(&mut self, tag: u64, queues: &[String]) {
+    /// A message is kept for later, by whoever says so: here only if his would not be the same again.
+    pub(super) fn hold(&mut self, tag: u64) {
         let Some(kept) = self.kept.get_mut(&tag).filter(|kept| !kept.is_held) else { return };
         kept.is_held = true;
         self.held += 1;
         let limits = Limits { body: u64::MAX, ..Limits::default() };
         let Ok(message) = table::decode(&kept.properties, kept.body.clone(), &limits) else { return };
-        // What others have written in other words stays as it came.
         let is_same = table::encode(&message, 0).is_ok_and(|again| again == *kept.properties);
         if is_same && message.body == kept.body {
-            let ticket = Ticket { line: 0, tag: Tag(0), is_redelivered: false };
-            let packed = self.shapes.pack(&ticket, &queues[kept.queue], &message);
-            self.packed.insert(tag, packed);
             self.kept.remove(&tag);
         }
     }
 
-    /// Takes note that messages go back; those of them that are not settled yet.
-    pub(super) fn strike(&mut self, tags: Vec<u64>) -> Vec<u64> {
-        let tags = self.take(tags);
-        for tag in &tags {
-            self.ledger.strike(*tag);
-        }
+    /// Takes note that messages go back; those of them that were not settled yet.
+    pub(super) fn strike(&mut self, mut tags: Vec<u64>) -> Vec<u64> {
+        tags.retain(|&tag| self.ledger.strike(tag));
+        self.forget(&tags);
         tags
     }
 
-    /// Takes note that messages are done with; how to say so of those that are not settled yet.
-    pub(super) fn acknowledge(&mut self, tags: Vec<u64>) -> Vec<Ack> {
-        let tags = self.take(tags);
-        self.ledger.acknowledge(&tags)
+    /// Takes note that messages are done with; how to say so of those that were not settled yet.
+    pub(super) fn acknowledge(&mut self, mut tags: Vec<u64>) -> Vec<Ack> {
+        let acks = self.ledger.acknowledge(&mut tags);
+        self.forget(&tags);
+        acks
     }
 
-    /// Those of the tags that are not settled yet; from now on they are.
-    fn take(&mut self, mut tags: Vec<u64>) -> Vec<u64> {
-        tags.retain(|tag| {
-            let was_held = match (self.kept.remove(tag), self.packed.remove(*tag)) {
-                (Some(kept), _) => kept.is_held,
-                (None, Some(packed)) => {
-                    self.shapes.forget(packed);
-                    true
-                }
-                (None, None) => return false,
-            };
+    /// These are settled.
+    fn forget(&mut self, tags: &[u64]) {
+        for tag in tags {
+            // One that is not kept is held by somebody else.
+            let was_held = self.kept.remove(tag).is_none_or(|kept| kept.is_held);
             self.held -= u32::from(was_held);
-            true
-        });
+        }
         if self.kept.capacity() > 4 * (self.kept.len() + 1024) {
             self.kept.shrink_to(2 * self.kept.len());
         }
-        tags
     }
 }
 
@@ -161,24 +132,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_takes_few_bytes_and_goes_on_as_it_came() {
-        let (mut book, queues) = (Book::new(), queues());
+    fn what_is_held_is_with_whoever_holds_it() {
+        let mut book = Book::new();
         let count = 10_000;
         for tag in 1..=count {
-            let message = delayed(tag);
-            let properties = keep(&mut book, tag, &message);
-            book.hold(tag, &queues);
-            let Letter { queue, properties: again, body } = book.letter(tag, &queues).unwrap();
-            assert_eq!((again, body), (properties, message.body));
-            assert_eq!(queue, QUEUES[usize::from(tag.is_multiple_of(2))]);
+            keep(&mut book, tag, &delayed(tag));
+            assert_eq!(book.letter(tag, &queues()).unwrap().queue, QUEUES[usize::from(tag % 2 == 0)]);
+            book.hold(tag);
+            assert!(book.has(tag) && book.letter(tag, &queues()).is_none());
         }
-        assert_eq!((u64::from(book.held()), book.packed.len() as u64), (count, count));
-        let values: usize = book.packed.iter().map(|(_, packed)| packed.bytes()).sum();
-        let each = (values + book.packed.bytes()) as u64 / count;
-        assert!(each <= 200, "{each} bytes for each");
+        assert_eq!((u64::from(book.held()), book.kept.len()), (count, 0));
         assert!(book.kept.capacity() < 1000);
+        assert_eq!(book.strike(vec![7, 7]), [7]);
         assert_eq!(book.acknowledge((1..=count).collect()), [Ack::UpTo(count)]);
-        assert_eq!((book.held(), book.has(1), book.packed.bytes() < 10_000), (0, false, true));
+        assert_eq!((book.held(), book.has(1), book.has(count + 1)), (0, false, false));
+        assert!(book.acknowledge(vec![1, count, count + 1]).is_empty());
     }
 
     #[test]
@@ -187,8 +155,8 @@ mod tests {
         let properties = keep(&mut book, 1, &delayed(1)).with_app_id("another".into());
         let body = Bytes::from_static(b"[[1], {}, {}]");
         book.keep(2, 0, Box::new(properties.clone()), body.clone());
-        book.hold(2, &queues);
-        book.hold(2, &queues);
+        book.hold(2);
+        book.hold(2);
         assert_eq!(book.held(), 1);
         let letter = book.letter(2, &queues).unwrap();
         assert_eq!((letter.properties, letter.body), (properties, body));

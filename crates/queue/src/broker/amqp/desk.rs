@@ -15,6 +15,7 @@ use super::publish::{Letter, begin};
 use super::{Post, dead};
 use crate::broker::{Settle, Settlement, Tag};
 use crate::error::Error;
+use crate::message::Outgoing;
 use crate::named::locked;
 
 /// Settles what came over one channel.
@@ -83,19 +84,28 @@ impl Desk {
             match settlement {
                 Settlement::Done => sorted.done.push(tag),
                 Settlement::Return => sorted.returned.push(tag),
-                Settlement::Requeue => {
-                    sorted.sent.extend(book.letter(tag, &self.queues).map(|letter| (tag, letter)));
-                }
+                Settlement::Requeue { held } => match self.found(&book, tag, held)? {
+                    Some(letter) => sorted.sent.push((tag, letter)),
+                    None => sorted.returned.push(tag),
+                },
                 Settlement::Replace(outgoing) => {
                     sorted.sent.push((tag, self.post.letter(&outgoing.queue, &outgoing.message)?));
                 }
-                Settlement::Dead { reason } => {
-                    let letter = book.letter(tag, &self.queues);
-                    sorted.dead.extend(letter.map(|letter| (tag, dead::bury(letter, &reason))));
-                }
+                Settlement::Dead { reason, held } => match self.found(&book, tag, held)? {
+                    Some(letter) => sorted.dead.push((tag, dead::bury(letter, &reason))),
+                    None => sorted.returned.push(tag),
+                },
             }
         }
         Ok(sorted)
+    }
+
+    /// A message as it came: as it was kept, or as whoever holds it has it.
+    fn found(&self, book: &Book, tag: u64, held: Option<Box<Outgoing>>) -> Result<Option<Letter>, Error> {
+        let Some(letter) = book.letter(tag, &self.queues) else {
+            return held.map(|held| self.post.letter(&held.queue, &held.message)).transpose();
+        };
+        Ok(Some(letter))
     }
 
     /// Tells the server what is done with and what goes back.
@@ -206,7 +216,7 @@ impl Settle for Desk {
         {
             let mut book = locked(&self.book);
             for Tag(tag) in tags {
-                book.hold(*tag, &self.queues);
+                book.hold(*tag);
             }
         }
         self.adjust().await

@@ -248,7 +248,7 @@ impl Keeper {
             for (number, held, settlement) in messages {
                 let tag = self.core.tag(*number);
                 match settlement {
-                    Settlement::Dead { reason } => {
+                    Settlement::Dead { reason, .. } => {
                         let list = &self.core.lists[usize::from(held.list)];
                         moves.bury(&tag, &self.core.queues[list.queue], reason, &list.key, &list.tail);
                     }
@@ -282,7 +282,7 @@ impl Settle for Keeper {
                 match settlement {
                     Settlement::Done => done.push(number),
                     Settlement::Return => front.push((number, held)),
-                    Settlement::Requeue => back.push((number, held)),
+                    Settlement::Requeue { .. } => back.push((number, held)),
                     settlement => away.push((number, held, settlement)),
                 }
             }
