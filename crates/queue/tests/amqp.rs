@@ -169,6 +169,42 @@ async fn headers_that_lie_too_deep_make_a_dead_letter() {
     assert_eq!((letters[0].reason.as_str(), letters[0].queue.as_str()), (reason.as_str(), queue.as_str()));
 }
 
+#[tokio::test]
+async fn headers_of_any_size_come_in_and_go_on() {
+    let fixture = Shared::new().await;
+    let (broker, queue) = (fixture.broker(&Options::default()), contract::unique("wide"));
+    let sizes = [10, 9_000, 40_000, 100_000];
+    let messages = sizes.map(|size| {
+        let mut outgoing = contract::outgoing(&queue, size);
+        outgoing.message.headers.other.insert("x-baggage".into(), "b".repeat(size).into());
+        outgoing
+    });
+    broker.publish(&messages).await.unwrap();
+    let mut consumer = broker.consume(contract::subscription(&[&queue], 10)).await.unwrap();
+    for settlement in [
+        |_| Settlement::Requeue { held: None },
+        |_| Settlement::Dead { reason: "enough".into(), held: None },
+        |number| Settlement::Replace(Box::new(number)),
+    ] {
+        let mut came = Vec::new();
+        while came.len() < messages.len() {
+            came.extend(contract::in_time(consumer.next(10)).await.unwrap());
+        }
+        for (delivery, sent) in came.iter().zip(&messages) {
+            assert_eq!(delivery.content.as_ref().unwrap(), &sent.message);
+        }
+        let all = came.iter().zip(&messages).map(|(came, sent)| (came.tag, settlement(sent.clone())));
+        consumer.settler().settle(all.collect()).await.unwrap();
+        if broker.depth(&format!("{queue}.dead")).await.unwrap() > 0 {
+            let letters = broker.dead_letters(&queue, 10).await.unwrap();
+            for (letter, sent) in letters.iter().zip(&messages) {
+                assert_eq!(letter.content.as_ref().unwrap().headers, sent.message.headers);
+            }
+            assert_eq!(broker.revive(&queue, &[]).await.unwrap(), messages.len() as u64);
+        }
+    }
+}
+
 /// A server that answers with these bytes whatever it is told.
 async fn babbler(bytes: Vec<u8>) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

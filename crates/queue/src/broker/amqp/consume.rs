@@ -29,7 +29,7 @@ pub(super) struct AmqpConsumer {
     /// Why there is no more, if that was seen beside deliveries.
     end: Option<Error>,
     /// The connection lives as long as a consumer does.
-    _live: Arc<Live>,
+    live: Arc<Live>,
 }
 
 /// Declares the queues of a subscription and begins to consume from them.
@@ -108,7 +108,7 @@ fn consumer(
         limits: Limits { body: subscription.max_body, ..Limits::default() },
         runtime: Handle::current(),
         end: None,
-        _live: live,
+        live,
     }
 }
 
@@ -171,13 +171,14 @@ impl Consumer for AmqpConsumer {
         let (mut kept, mut found) = (Vec::with_capacity(raw.len()), Vec::with_capacity(raw.len()));
         for (at, delivery) in raw {
             let body = Bytes::from(delivery.data);
+            let properties = self.live.whole(delivery.properties);
             found.push(Delivery {
                 tag: Tag(delivery.delivery_tag),
                 queue: self.desk.queue(at).into(),
                 is_redelivered: delivery.redelivered,
-                content: table::decode(&delivery.properties, body.clone(), &self.limits),
+                content: table::decode(&properties, body.clone(), &self.limits),
             });
-            kept.push((delivery.delivery_tag, at, Box::new(delivery.properties), body));
+            kept.push((delivery.delivery_tag, at, Box::new(properties), body));
         }
         self.desk.keep(kept.into_iter());
         Ok(found)

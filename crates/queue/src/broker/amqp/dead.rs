@@ -10,6 +10,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use uuid::Uuid;
 
+use super::link::Live;
 use super::publish::Letter;
 use super::{Post, declare, server};
 use crate::broker::DeadLetter;
@@ -86,11 +87,12 @@ fn stripped(properties: &BasicProperties) -> FieldTable {
 
 /// The oldest dead letters of a queue. They are taken and given back: for that moment nobody else sees them.
 pub(super) async fn list(post: &Post, queue: &str, most: usize) -> Result<Vec<DeadLetter>, Error> {
-    let channel = post.channel().await?;
+    let live = post.back.live().await?;
+    let channel = live.channel().await?;
     let action = format!("look into the queue {}", queue_of(queue));
     let mut letters = Vec::new();
     while letters.len() < most {
-        let Some(delivery) = post.server.answer(&action, get(&channel, queue)).await? else { break };
+        let Some(delivery) = post.server.answer(&action, get(&live, &channel, queue)).await? else { break };
         letters.push(read(queue, delivery));
     }
     give_back(post, &channel).await?;
@@ -103,11 +105,12 @@ pub(super) async fn revive(post: &Post, queue: &str, keys: &[String]) -> Result<
     let action = format!("take from the queue {}", queue_of(queue));
     let mut left = post.count(&queue_of(queue)).await?;
     let mut revived = 0;
-    let channel = post.channel().await?;
+    let live = post.back.live().await?;
+    let channel = live.channel().await?;
     while left > 0 && (wanted.is_empty() || revived < wanted.len() as u64) {
         let (mut letters, mut tags) = (Vec::new(), Vec::new());
         while left > 0 && letters.len() < BATCH {
-            let Some(delivery) = post.server.answer(&action, get(&channel, queue)).await? else {
+            let Some(delivery) = post.server.answer(&action, get(&live, &channel, queue)).await? else {
                 left = 0;
                 break;
             };
@@ -141,10 +144,14 @@ async fn give_back(post: &Post, channel: &Channel) -> Result<(), Error> {
     Ok(())
 }
 
-async fn get(channel: &Channel, queue: &str) -> lapin::Result<Option<Delivery>> {
+async fn get(live: &Live, channel: &Channel, queue: &str) -> lapin::Result<Option<Delivery>> {
     match channel.basic_get(queue_of(queue).into(), BasicGetOptions::default()).await {
         Err(error) if server::is(&error, declare::NOT_FOUND) => Ok(None),
-        answer => Ok(answer?.map(|message| message.delivery)),
+        answer => Ok(answer?.map(|message| {
+            let mut delivery = message.delivery;
+            delivery.properties = live.whole(delivery.properties);
+            delivery
+        })),
     }
 }
 

@@ -6,7 +6,8 @@
 //! **Guarantees.** What passes is made of whole frames of at most [`FRAME`] bytes, and no table in them lies deeper than
 //! [`DEEPEST`](crate::wire::table::DEEPEST) levels. A message whose properties cannot be read passes with its body, but
 //! without the ones in question: instead of its headers there is the one by which `wire::table` knows that it is
-//! unreadable, and why. Everything else that is no AMQP ends the connection.
+//! unreadable, and why. On a connection with small frames, properties that are larger than one are put
+//! [aside](super::aside). Everything else that is no AMQP ends the connection.
 //!
 //! **Cost.** Each byte is copied once. Of a body nothing is looked at.
 
@@ -14,8 +15,8 @@ mod headers;
 
 use std::io::IoSliceMut;
 
-use self::headers::Flaw;
-use super::FRAME;
+use super::aside::Aside;
+use super::{FRAME, SMALL_FRAME};
 
 /// What a frame has around its payload: its kind, its channel and its size before it, a mark behind it.
 const HEAD: usize = 7;
@@ -40,12 +41,14 @@ pub(super) struct Guard {
     came: usize,
     /// How much is still to come of a frame that is let through as it comes.
     passing: usize,
+    /// Where properties go that are larger than a small frame, on a connection that has those.
+    aside: Option<Aside>,
     end: Option<Unfit>,
 }
 
 impl Guard {
-    pub(super) fn new() -> Self {
-        Self { buffer: vec![0; FRAME], given: 0, judged: 0, came: 0, passing: 0, end: None }
+    pub(super) fn new(aside: Option<Aside>) -> Self {
+        Self { buffer: vec![0; FRAME], given: 0, judged: 0, came: 0, passing: 0, aside, end: None }
     }
 
     /// Gives out what may be, as far as there is room for it.
@@ -116,7 +119,13 @@ impl Guard {
         if kind == 1 {
             headers::check_method(payload)?;
         } else if let Err(flaw) = headers::check_properties(payload)? {
-            return Ok(self.mend(size, &flaw));
+            let mended = headers::mend(payload, &flaw);
+            self.replace(size, &mended);
+            return Ok(true);
+        } else if let Some(aside) = self.aside.as_ref().filter(|_| frame.len() > SMALL_FRAME) {
+            let key = headers::key(payload, &aside.keep(frame));
+            self.replace(size, &key);
+            return Ok(true);
         }
         self.judged += size + AROUND;
         Ok(true)
@@ -133,18 +142,16 @@ impl Guard {
         if self.buffer[self.judged - 1] == END { Ok(true) } else { Err(endless()) }
     }
 
-    /// Puts readable properties into the place of those of the frame that comes next.
-    fn mend(&mut self, size: usize, flaw: &Flaw) -> bool {
+    /// Puts another payload into the frame that comes next, in the place of its own of so many bytes.
+    fn replace(&mut self, size: usize, payload: &[u8]) {
         let frame = self.judged..self.judged + size + AROUND;
-        let payload = headers::mend(&self.buffer[frame.start + HEAD..frame.end - 1], flaw);
-        let mut mended = self.buffer[frame.start..frame.start + 3].to_vec();
-        mended.extend(u32::try_from(payload.len()).unwrap_or_default().to_be_bytes());
-        mended.extend(payload);
-        mended.push(END);
-        self.judged += mended.len();
-        self.came = self.came - frame.len() + mended.len();
-        self.buffer.splice(frame, mended);
-        true
+        let mut replaced = self.buffer[frame.start..frame.start + 3].to_vec();
+        replaced.extend(u32::try_from(payload.len()).unwrap_or_default().to_be_bytes());
+        replaced.extend(payload);
+        replaced.push(END);
+        self.judged += replaced.len();
+        self.came = self.came - frame.len() + replaced.len();
+        self.buffer.splice(frame, replaced);
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
-use lapin::{Channel, Connection};
+use lapin::{BasicProperties, Channel, Connection};
 use tokio::time::{Instant, sleep};
 
+use super::aside::Aside;
 use super::server::Server;
 use crate::error::Error;
 use crate::named::locked;
@@ -17,6 +18,7 @@ use crate::named::locked;
 pub(crate) struct Link {
     server: Arc<Server>,
     name: &'static str,
+    has_small_frames: bool,
     live: tokio::sync::Mutex<Option<Arc<Live>>>,
 }
 
@@ -25,6 +27,8 @@ pub(crate) struct Link {
 pub(crate) struct Live {
     server: Arc<Server>,
     connection: Connection,
+    /// What was too large for its frames.
+    aside: Option<Aside>,
     /// The queues that were declared by it.
     declared: Mutex<HashSet<String>>,
     /// Channels that confirm what is published, and that nobody is publishing by just now.
@@ -33,7 +37,13 @@ pub(crate) struct Live {
 
 impl Link {
     pub(crate) fn new(server: Arc<Server>, name: &'static str) -> Self {
-        Self { server, name, live: tokio::sync::Mutex::default() }
+        Self { server, name, has_small_frames: false, live: tokio::sync::Mutex::default() }
+    }
+
+    /// One that takes little memory however much comes in by it. What a message came with is to be asked for by
+    /// [`Live::whole`].
+    pub(crate) fn with_small_frames(server: Arc<Server>, name: &'static str) -> Self {
+        Self { has_small_frames: true, ..Self::new(server, name) }
     }
 
     /// The connection: the one that there is, or a new one.
@@ -44,9 +54,11 @@ impl Link {
             return Ok(Arc::clone(live));
         }
         *slot = None;
+        let aside = self.has_small_frames.then(Aside::default);
         let live = Arc::new(Live {
             server: Arc::clone(&self.server),
-            connection: self.server.connect(self.name).await?,
+            connection: self.server.connect(self.name, aside.as_ref()).await?,
+            aside,
             declared: Mutex::default(),
             idle: Mutex::default(),
         });
@@ -92,6 +104,14 @@ impl Live {
     /// What is to be said of a server that is blocked.
     pub(crate) fn full(&self) -> Error {
         self.server.full("an alarm of its memory or disk keeps it from taking messages")
+    }
+
+    /// The properties that a message of this connection came with.
+    pub(super) fn whole(&self, properties: BasicProperties) -> BasicProperties {
+        match &self.aside {
+            Some(aside) => aside.whole(properties),
+            None => properties,
+        }
     }
 
     /// A new channel.

@@ -31,6 +31,7 @@
 //! **Prefetch.** It counts for all queues of a consumer together where the server can do that (classic queues of
 //! `RabbitMQ` 3), else for each of its queues.
 
+mod aside;
 mod book;
 mod consume;
 mod dead;
@@ -66,6 +67,9 @@ use crate::wire::table;
 /// The largest frame that every server takes; the headers of a message must fit into one.
 const FRAME: usize = 128 << 10;
 
+/// The largest frame but for properties on a connection by which messages come in: lapin keeps room for 64 of them.
+const SMALL_FRAME: usize = 8 << 10;
+
 /// A `RabbitMQ` that keeps messages.
 #[derive(Debug)]
 pub struct AmqpBroker(Arc<Post>);
@@ -95,7 +99,7 @@ impl AmqpBroker {
         let server = Arc::new(Server::at(address, options)?);
         Ok(Self(Arc::new(Post {
             out: Link::new(Arc::clone(&server), "manyhands: publishes"),
-            back: Link::new(Arc::clone(&server), "manyhands: consumes"),
+            back: Link::with_small_frames(Arc::clone(&server), "manyhands: consumes"),
             server,
             known: Mutex::default(),
             usual: Declaration {

@@ -10,7 +10,8 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 use tokio_rustls::rustls;
 use url::Url;
 
-use super::{FRAME, stream};
+use super::aside::Aside;
+use super::{FRAME, SMALL_FRAME, stream};
 use crate::address::Address;
 use crate::error::Error;
 use crate::open::Options;
@@ -83,11 +84,16 @@ impl Server {
         }
     }
 
-    /// A new connection, under a name for the server's lists.
-    pub(crate) async fn connect(&self, name: &str) -> Result<Connection, Error> {
+    /// A new connection, under a name for the server's lists; one with small frames, if there is a place for what does
+    /// not fit into them.
+    pub(super) async fn connect(&self, name: &str, aside: Option<&Aside>) -> Result<Connection, Error> {
         self.check()?;
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connecting = stream::connect(self.uri.0.clone(), properties, self.tls.clone(), self.timeout);
+        let mut uri = self.uri.0.clone();
+        if aside.is_some() {
+            uri.query.frame_max = u32::try_from(SMALL_FRAME).ok();
+        }
+        let connecting = stream::connect(uri, properties, self.tls.clone(), self.timeout, aside.cloned());
         self.answer("connect", connecting).await
     }
 

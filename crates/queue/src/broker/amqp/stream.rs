@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::aside::Aside;
 use super::guard::Guard;
 
 /// A TCP connection, with or without TLS.
@@ -38,12 +39,13 @@ pub(super) async fn connect(
     properties: ConnectionProperties,
     tls: Option<Arc<ClientConfig>>,
     patience: Duration,
+    aside: Option<Aside>,
 ) -> lapin::Result<Connection> {
     let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), Sockets(Tokio::current())));
     let open = async move |uri: AMQPUri, _| {
         let opening = open(&uri.authority.host, uri.authority.port, tls.as_ref());
         let socket = tokio::time::timeout(patience, opening).await.map_err(io::Error::from)??;
-        Ok(AsyncTcpStream::Plain(Guarded { socket, guard: Guard::new() }))
+        Ok(AsyncTcpStream::Plain(Guarded { socket, guard: Guard::new(aside.clone()) }))
     };
     Connection::connector(uri, runtime, open, properties).await
 }
@@ -58,7 +60,7 @@ async fn open(host: &str, port: u16, tls: Option<&Arc<ClientConfig>>) -> io::Res
 
 async fn guarded(address: SocketAddr) -> io::Result<Guarded> {
     let socket = open(&address.ip().to_string(), address.port(), None).await?;
-    Ok(Guarded { socket, guard: Guard::new() })
+    Ok(Guarded { socket, guard: Guard::new(None) })
 }
 
 impl futures_io::AsyncRead for Guarded {

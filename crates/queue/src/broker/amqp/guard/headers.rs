@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::broker::amqp::aside::ASIDE;
 use crate::wire::table::{DEEPEST, UNREADABLE};
 
 /// The class, the weight and the size of the body, which stand before the properties of a message.
@@ -69,14 +70,26 @@ pub(super) fn check_properties(payload: &[u8]) -> Result<Result<(), Flaw>, Strin
 /// The same without what cannot be read, and with the reason instead.
 pub(super) fn mend(payload: &[u8], flaw: &Flaw) -> Vec<u8> {
     let reason = format!("could not read the message: found {}", flaw.reason);
-    let mut mark = vec![u8::try_from(UNREADABLE.len()).unwrap_or_default()];
-    mark.extend(UNREADABLE.as_bytes());
-    mark.push(b'S');
-    mark.extend(sized(reason.as_bytes()));
+    let mark = field(UNREADABLE, &reason);
     match &flaw.headers {
         Some(headers) => [&payload[..headers.start - 4], &sized(&mark), &payload[headers.end..]].concat(),
-        None => [&payload[..FIXED], &HAS_HEADERS.to_be_bytes(), &sized(&mark)].concat(),
+        None => alone(payload, &mark),
     }
+}
+
+/// The same with nothing but the key by which its properties are found.
+pub(super) fn key(payload: &[u8], key: &str) -> Vec<u8> {
+    alone(payload, &field(ASIDE, key))
+}
+
+/// The same with one header instead of all properties.
+fn alone(payload: &[u8], field: &[u8]) -> Vec<u8> {
+    [&payload[..FIXED], &HAS_HEADERS.to_be_bytes(), &sized(field)].concat()
+}
+
+fn field(name: &str, text: &str) -> Vec<u8> {
+    let size = u8::try_from(name.len()).unwrap_or_default();
+    [&[size][..], name.as_bytes(), b"S", &sized(text.as_bytes())].concat()
 }
 
 fn sized(bytes: &[u8]) -> Vec<u8> {

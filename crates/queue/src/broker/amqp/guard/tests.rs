@@ -14,7 +14,11 @@ use crate::wire::table::{DEEPEST, UNREADABLE};
 
 /// Has bytes come in pieces; what was given out, and why it ended if it has.
 fn through(bytes: &[u8], sizes: &[usize]) -> (Vec<u8>, Option<String>) {
-    let (mut guard, mut given, mut rest) = (Guard::new(), Vec::new(), bytes);
+    through_guard(Guard::new(None), bytes, sizes)
+}
+
+fn through_guard(mut guard: Guard, bytes: &[u8], sizes: &[usize]) -> (Vec<u8>, Option<String>) {
+    let (mut given, mut rest) = (Vec::new(), bytes);
     let mut sizes = sizes.iter().copied().cycle();
     loop {
         let (mut one, mut two) = ([0; 11], [0; 300]);
@@ -128,6 +132,31 @@ fn properties_that_nobody_can_read_are_taken_off() {
         let (given, end) = through(&framed(2, &header(flags, &bytes)), &[1]);
         assert_eq!(end, None);
         assert_eq!(reason(&properties(&given)), format!("could not read the message: found {expected}"));
+    }
+}
+
+#[test]
+fn what_no_small_frame_has_room_for_is_put_aside_until_it_is_asked_for() {
+    let message = |size: usize| {
+        let mut headers = FieldTable::default();
+        headers.insert("long".into(), AMQPValue::LongString("x".repeat(size).into()));
+        let properties = BasicProperties::default().with_headers(headers).with_correlation_id("7".into());
+        let header = AMQPContentHeader { class_id: 60, body_size: 5, properties };
+        AMQPFrame::Header(3, header)
+    };
+    let around = written(&message(0)).len();
+    let body = AMQPFrame::Body(3, b"hello".to_vec());
+    for (size, is_small) in [(10, true), (SMALL_FRAME - around, true), (SMALL_FRAME - around + 1, false)] {
+        let aside = Aside::default();
+        let sent = [written(&message(size)), written(&body)].concat();
+        let (given, end) = through_guard(Guard::new(Some(aside.clone())), &sent, &[1000]);
+        assert_eq!((end, given == sent), (None, is_small));
+        let [AMQPFrame::Header(3, header), found] = &read(&given)[..] else { panic!("{given:?}") };
+        assert_eq!((header.body_size, found), (5, &body));
+        let AMQPFrame::Header(_, original) = message(size) else { unreachable!() };
+        assert_eq!(aside.whole(header.properties.clone()), original.properties);
+        // Each is there once; and what somebody else calls a key is a header like any other.
+        assert_eq!(aside.whole(header.properties.clone()), header.properties);
     }
 }
 
