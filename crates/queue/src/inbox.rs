@@ -40,7 +40,7 @@ mod revoked;
 mod running;
 #[cfg(test)]
 mod tests;
-mod times;
+pub(crate) mod times;
 mod verdict;
 mod words;
 

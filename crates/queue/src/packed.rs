@@ -8,10 +8,12 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
+use jiff::tz::TimeZone;
+use manyhands_engine::clock::Tick;
 use serde_json::{Map, Value};
 
 use crate::broker::Tag;
-use crate::inbox::Ticket;
+use crate::inbox::{Ticket, times};
 use crate::message::{Headers, Message, Properties};
 
 /// More different shapes are not kept.
@@ -19,12 +21,22 @@ const MOST_SHAPES: usize = 4096;
 /// How the body of a plain call ends.
 const NO_EMBED: &[u8] = br#", {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
 
-const REDELIVERED: u8 = 1;
-const ID_IS_UUID: u8 = 2;
-const ROOT_IS_ID: u8 = 4;
-const CORRELATION_IS_ID: u8 = 8;
-const PLAIN_CALL: u8 = 16;
-const OWN_SHAPE: u8 = 32;
+/// How a call without arguments by name shows them.
+const NO_KWARGS: &str = "{}";
+
+// What a delivery is, and what of it follows: two bytes, before all else.
+const REDELIVERED: u16 = 1;
+const ID_IS_UUID: u16 = 1 << 1;
+const ROOT_IS_ID: u16 = 1 << 2;
+const CORRELATION_IS_ID: u16 = 1 << 3;
+const PLAIN_CALL: u16 = 1 << 4;
+const OWN_SHAPE: u16 = 1 << 5;
+/// It is due at a time that is written as most do, so that microseconds since 1970 say as much.
+const USUAL_ETA: u16 = 1 << 6;
+const WITHOUT_KWARGS: u16 = 1 << 7;
+const HAS_GROUP_INDEX: u16 = 1 << 8;
+/// The flags of texts that are there, in the order in which they follow.
+const TEXTS: [u16; 7] = [1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15];
 
 /// A delivery in few bytes.
 #[derive(Debug)]
@@ -40,7 +52,7 @@ impl Packed {
     /// Where it came from, read without unpacking the rest.
     pub(crate) fn ticket(&self) -> Ticket {
         let mut reader = Reader(&self.0);
-        let flags = reader.byte();
+        let flags = reader.flags();
         reader.ticket(flags)
     }
 }
@@ -67,7 +79,7 @@ impl<'a> Ids<'a> {
     /// Whether one of them is the delivery's, which is not unpacked for that.
     pub(crate) fn have(&self, packed: &Packed) -> bool {
         let mut reader = Reader(&packed.0);
-        let flags = reader.byte();
+        let flags = reader.flags();
         reader.ticket(flags);
         if flags & OWN_SHAPE != 0 {
             reader.bytes();
@@ -145,17 +157,32 @@ impl Shapes {
         let id = uuid_of(&headers.id);
         let is_id = |text: &Option<String>| text.as_deref() == Some(headers.id.as_str());
         let (root_is_id, correlation_is_id) = (is_id(&headers.root_id), is_id(&properties.correlation_id));
+        let eta = headers.eta.as_deref().and_then(usual_time);
+        let is_without_kwargs = headers.kwargsrepr.as_deref() == Some(NO_KWARGS);
         let arguments = body.strip_suffix(NO_EMBED);
-        let flags = [
+        let texts = [
+            headers.eta.as_deref().filter(|_| eta.is_none()),
+            headers.expires.as_deref(),
+            headers.parent_id.as_deref(),
+            headers.argsrepr.as_deref(),
+            headers.kwargsrepr.as_deref().filter(|_| !is_without_kwargs),
+            headers.root_id.as_deref().filter(|_| !root_is_id),
+            properties.correlation_id.as_deref().filter(|_| !correlation_is_id),
+        ];
+        let facts = [
             (ticket.is_redelivered, REDELIVERED),
             (id.is_some(), ID_IS_UUID),
             (root_is_id, ROOT_IS_ID),
             (correlation_is_id, CORRELATION_IS_ID),
             (arguments.is_some(), PLAIN_CALL),
             (number.is_none(), OWN_SHAPE),
+            (eta.is_some(), USUAL_ETA),
+            (is_without_kwargs, WITHOUT_KWARGS),
+            (headers.group_index.is_some(), HAS_GROUP_INDEX),
         ];
-        let flags = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum();
-        let mut writer = Writer(vec![flags]);
+        let facts = facts.into_iter().chain(texts.iter().map(Option::is_some).zip(TEXTS));
+        let flags: u16 = facts.filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum();
+        let mut writer = Writer(flags.to_le_bytes().into());
         writer.number(u64::from(ticket.line));
         writer.number(ticket.tag.0);
         match number {
@@ -166,19 +193,15 @@ impl Shapes {
             Some(id) => writer.0.extend(id),
             None => writer.bytes(headers.id.as_bytes()),
         }
-        let texts =
-            [&headers.eta, &headers.expires, &headers.parent_id, &headers.argsrepr, &headers.kwargsrepr];
-        for text in texts {
-            writer.text(text.as_deref());
+        if let Some(micros) = eta {
+            writer.number(micros);
         }
-        if !root_is_id {
-            writer.text(headers.root_id.as_deref());
+        if let Some(index) = headers.group_index {
+            writer.number(index.cast_unsigned());
         }
-        if !correlation_is_id {
-            writer.text(properties.correlation_id.as_deref());
+        for text in texts.into_iter().flatten() {
+            writer.bytes(text.as_bytes());
         }
-        writer.number(headers.group_index.map_or(0, |index| index.cast_unsigned().wrapping_add(1)));
-        writer.number(u64::from(headers.group_index == Some(-1)));
         writer.0.extend(arguments.unwrap_or(body));
         Packed(writer.0.into_boxed_slice())
     }
@@ -193,7 +216,7 @@ impl Shapes {
     /// Reads a delivery that stays packed.
     pub(crate) fn read(&self, packed: &Packed) -> (Ticket, String, Message) {
         let mut reader = Reader(&packed.0);
-        let flags = reader.byte();
+        let flags = reader.flags();
         let has = |flag| flags & flag != 0;
         let ticket = reader.ticket(flags);
         let common = if has(OWN_SHAPE) {
@@ -208,11 +231,14 @@ impl Shapes {
         let (ignore_result, replaced_task_nesting, stamped_headers, stamps, compression, other) = second;
         let (content_type, content_encoding, reply_to, priority, is_persistent, expiration) = third;
         let id = if has(ID_IS_UUID) { text_of(reader.take(16)) } else { reader.owned() };
-        let [eta, expires, parent_id, argsrepr, kwargsrepr] = std::array::from_fn(|_| reader.text());
-        let root_id = if has(ROOT_IS_ID) { Some(id.clone()) } else { reader.text() };
-        let correlation_id = if has(CORRELATION_IS_ID) { Some(id.clone()) } else { reader.text() };
-        let (index, is_last) = (reader.number(), reader.number() == 1);
-        let group_index = (index > 0 || is_last).then(|| index.wrapping_sub(1).cast_signed());
+        let usual_eta = has(USUAL_ETA).then(|| times::show(Tick::from_nanos(1000 * reader.number())));
+        let group_index = has(HAS_GROUP_INDEX).then(|| reader.number().cast_signed());
+        let [eta, expires, parent_id, argsrepr, kwargsrepr, root_id, correlation_id] =
+            TEXTS.map(|text| has(text).then(|| reader.owned()));
+        let eta = usual_eta.or(eta);
+        let kwargsrepr = if has(WITHOUT_KWARGS) { Some(NO_KWARGS.into()) } else { kwargsrepr };
+        let root_id = if has(ROOT_IS_ID) { Some(id.clone()) } else { root_id };
+        let correlation_id = if has(CORRELATION_IS_ID) { Some(id.clone()) } else { correlation_id };
         let mut body = reader.0.to_vec();
         if has(PLAIN_CALL) {
             body.extend(NO_EMBED);
@@ -255,7 +281,7 @@ impl Shapes {
     /// Lets go of a packed delivery that nobody wants.
     pub(crate) fn forget(&mut self, packed: Packed) -> Ticket {
         let mut reader = Reader(&packed.0);
-        let flags = reader.byte();
+        let flags = reader.flags();
         let ticket = reader.ticket(flags);
         if flags & OWN_SHAPE == 0 {
             let number = u32::try_from(reader.number()).unwrap_or(u32::MAX);
@@ -305,6 +331,12 @@ fn text_of(bytes: &[u8]) -> String {
     uuid::Uuid::from_slice(bytes).unwrap_or_default().hyphenated().to_string()
 }
 
+/// Microseconds since 1970, from which [`times::show`] makes the same text again.
+fn usual_time(text: &str) -> Option<u64> {
+    let time = times::parse(text, &TimeZone::UTC)?;
+    (times::show(time) == text).then(|| time.as_nanos() / 1000)
+}
+
 struct Writer(Vec<u8>);
 
 impl Writer {
@@ -320,16 +352,6 @@ impl Writer {
         self.number(bytes.len() as u64);
         self.0.extend(bytes);
     }
-
-    fn text(&mut self, text: Option<&str>) {
-        match text {
-            None => self.0.push(0),
-            Some(text) => {
-                self.number(text.len() as u64 + 1);
-                self.0.extend(text.as_bytes());
-            }
-        }
-    }
 }
 
 /// Reads what a [`Writer`] wrote.
@@ -338,6 +360,10 @@ struct Reader<'a>(&'a [u8]);
 impl<'a> Reader<'a> {
     fn byte(&mut self) -> u8 {
         self.take(1)[0]
+    }
+
+    fn flags(&mut self) -> u16 {
+        u16::from_le_bytes([self.byte(), self.byte()])
     }
 
     fn take(&mut self, len: usize) -> &'a [u8] {
@@ -358,12 +384,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn len(&mut self) -> usize {
-        usize::try_from(self.number()).unwrap_or(usize::MAX)
-    }
-
     fn bytes(&mut self) -> &'a [u8] {
-        let len = self.len();
+        let len = usize::try_from(self.number()).unwrap_or(usize::MAX);
         self.take(len)
     }
 
@@ -371,12 +393,7 @@ impl<'a> Reader<'a> {
         String::from_utf8_lossy(self.bytes()).into_owned()
     }
 
-    fn text(&mut self) -> Option<String> {
-        let len = self.len().checked_sub(1)?;
-        Some(String::from_utf8_lossy(self.take(len)).into_owned())
-    }
-
-    fn ticket(&mut self, flags: u8) -> Ticket {
+    fn ticket(&mut self, flags: u16) -> Ticket {
         let line = u32::try_from(self.number()).unwrap_or(u32::MAX);
         let tag = Tag(self.number());
         Ticket { line, tag, is_redelivered: flags & REDELIVERED != 0 }
@@ -393,6 +410,20 @@ mod tests {
         proptest::option::of("[a-zé0-9 ]{0,12}")
     }
 
+    /// A time as we write it, or nearly so, or none.
+    fn time() -> impl Strategy<Value = Option<String>> {
+        let usual = any::<u64>().prop_map(|nanos| times::show(Tick::from_nanos(nanos)));
+        let other = usual.clone().prop_flat_map(|time| {
+            let whole = time.replace(".000000", "");
+            prop_oneof![
+                Just(time.replace("+00:00", "Z")),
+                Just(time.replace("+00:00", "+02:00")),
+                Just(whole)
+            ]
+        });
+        prop_oneof![usual.prop_map(Some), other.prop_map(Some), text()]
+    }
+
     prop_compose! {
         fn any_message()(
             (id, root, parent, argsrepr) in (
@@ -400,7 +431,8 @@ mod tests {
                     Just("2F85D51A-0C40-4F32-A5C6-EDF0807878C0".to_owned())],
                 text(), text(), text(),
             ),
-            (eta, expires, group, shadow) in (text(), text(), text(), text()),
+            (eta, expires, group, shadow) in (time(), text(), text(), text()),
+            kwargsrepr in prop_oneof![text(), Just(Some(NO_KWARGS.to_owned()))],
             (group_index, retries, priority) in (proptest::option::of(any::<i64>()), any::<u32>(), any::<u8>()),
             (ignore, hard, stamped) in (any::<Option<bool>>(), proptest::option::of(0_u32..99), any::<bool>()),
             (body, is_plain, is_root) in (proptest::collection::vec(any::<u8>(), 0..60), any::<bool>(), any::<bool>()),
@@ -418,7 +450,7 @@ mod tests {
             Message {
                 headers: Headers {
                     lang: Some("py".into()), task: "shop.charge".into(), id, shadow, eta, expires, group, group_index,
-                    retries, timelimit: [hard.map(f64::from), None], root_id, parent_id: parent, argsrepr,
+                    retries, timelimit: [hard.map(f64::from), None], root_id, parent_id: parent, argsrepr, kwargsrepr,
                     ignore_result: ignore, other, stamped_headers: stamped.then(|| vec!["x".into()]),
                     ..Headers::default()
                 },
@@ -447,6 +479,25 @@ mod tests {
             }
             prop_assert!(shapes.numbers.is_empty());
         }
+    }
+
+    #[test]
+    fn a_usual_call_that_is_due_later_takes_few_bytes() {
+        let id = "2f85d51a-0c40-4f32-a5c6-edf0807878c0".to_owned();
+        let headers = Headers {
+            task: "shop.charge".into(),
+            eta: Some("2030-01-01T00:00:00.000001+00:00".into()),
+            root_id: Some(id.clone()),
+            argsrepr: Some("(7,)".into()),
+            kwargsrepr: Some("{}".into()),
+            id: id.clone(),
+            ..Headers::default()
+        };
+        let properties = Properties { correlation_id: Some(id), ..Properties::default() };
+        let body = [&b"[[7]"[..], NO_EMBED].concat().into();
+        let ticket = Ticket { line: 0, tag: Tag(9999), is_redelivered: false };
+        let packed = Shapes::default().pack(&ticket, "celery", &Message { headers, properties, body });
+        assert!(packed.0.len() <= 40, "{} bytes", packed.0.len());
     }
 
     #[test]
