@@ -9,7 +9,8 @@
 //! unreadable, and why. On a connection with small frames, properties that are larger than one are put
 //! [aside](super::aside). Everything else that is no AMQP ends the connection.
 //!
-//! **Cost.** Each byte is copied once. Of a body nothing is looked at.
+//! **Cost.** Each byte is copied once. Of a body nothing is looked at. Between whole frames there are [`USUAL`] bytes of
+//! room, and [`FRAME`] while there is one that needs more.
 
 mod headers;
 
@@ -21,6 +22,9 @@ use super::{FRAME, SMALL_FRAME};
 /// What a frame has around its payload: its kind, its channel and its size before it, a mark behind it.
 const HEAD: usize = 7;
 const AROUND: usize = HEAD + 1;
+
+/// So much is read at once, as long as no frame is larger.
+const USUAL: usize = 16 << 10;
 
 /// The mark behind each frame.
 const END: u8 = 0xCE;
@@ -48,7 +52,7 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn new(aside: Option<Aside>) -> Self {
-        Self { buffer: vec![0; FRAME], given: 0, judged: 0, came: 0, passing: 0, aside, end: None }
+        Self { buffer: Vec::new(), given: 0, judged: 0, came: 0, passing: 0, aside, end: None }
     }
 
     /// Gives out what may be, as far as there is room for it.
@@ -74,7 +78,9 @@ impl Guard {
             self.came -= self.given;
             self.given = 0;
         }
-        self.buffer.resize(FRAME, 0); // what was mended may have made it longer
+        let size = if self.came < USUAL { USUAL } else { FRAME };
+        self.buffer.resize(size, 0); // what was mended may have made it longer
+        self.buffer.shrink_to(size);
         Ok(&mut self.buffer[self.came..])
     }
 
