@@ -15,7 +15,7 @@
 //! is never begun. In no window of time do more tasks of one name begin than its rate allows. A message that has taken
 //! [`Settings::most_losses`] workers with it is not given to another.
 //!
-//! **Cost.** A delivery that is due later takes some hundred bytes ([`packed`](crate::packed)); what is alike in many is kept once.
+//! **Cost.** A delivery that is due later takes about a hundred bytes ([`packed`](crate::packed)): what is alike in many is kept once.
 //!
 //! **Not here.** No clock, no thread, no I/O, no broker: the owner serialises the calls and carries out the effects.
 //! When the wall clock is set back, what comes in meanwhile may be due too early by as much.

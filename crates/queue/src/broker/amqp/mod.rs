@@ -67,8 +67,9 @@ use crate::wire::table;
 /// The largest frame that every server takes; the headers of a message must fit into one.
 const FRAME: usize = 128 << 10;
 
-/// The largest frame but for properties on a connection by which messages come in: lapin keeps room for 64 of them.
-const SMALL_FRAME: usize = 8 << 10;
+/// The largest frame but for properties on a connection by which messages come in: lapin keeps room for 64 of them. AMQP
+/// allows no smaller limit.
+const SMALL_FRAME: usize = 4 << 10;
 
 /// A `RabbitMQ` that keeps messages.
 #[derive(Debug)]
