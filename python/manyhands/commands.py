@@ -122,7 +122,7 @@ def run_command(
         input: What the command reads from its standard input; without, it finds that at its end.
         check: Raise `CommandFailed` if the exit code is not 0; otherwise return it as it is.
         cwd: The directory to run it in.
-        env: All of its environment variables; by default those of this process.
+        env: All of its environment variables; by default those that ``os.environ`` has when it is started.
         text: Return output as str, from UTF-8, with what is none replaced by U+FFFD; otherwise as bytes.
         grace: Seconds to end in, once it is told to.
         **options: timeout, total_timeout, retries, retry_on, backoff, max_backoff and rate, as for `Policy`.
@@ -320,7 +320,7 @@ class _Command:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=self._cwd,
-                env=self._env,
+                env=_environment() if self._env is None else self._env,
                 start_new_session=True,
                 bufsize=0,
             )
@@ -332,6 +332,15 @@ class _Command:
         if not self._text:
             return output
         return output.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _environment() -> dict[str, str]:
+    """This process's variables as they are now, whatever other threads do to them meanwhile.
+
+    A program that is given none is started with the C library's own list. A variable that is set at that
+    moment, by C code or where threads run side by side, moves the list, and the start fails with EFAULT.
+    """
+    return {name: value for name in list(os.environ) if (value := os.environ.get(name)) is not None}
 
 
 def _checked(command: Any) -> list[_Argument]:

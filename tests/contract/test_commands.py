@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import pickle
 import signal
 import subprocess
@@ -80,6 +81,23 @@ class TestWhatComesBack:
     def test_directory_and_environment(self, tmp_path):
         done = mh.run_command(shell('pwd; echo "$WORD"'), cwd=tmp_path, env={"WORD": "here"})
         assert done.stdout == f"{tmp_path.resolve()}\nhere\n"
+
+    def test_by_default_the_environment_is_a_copy_of_this_moments(self, monkeypatch):
+        # The C library's list, which alone `os.putenv` changes, may move while a program is started.
+        monkeypatch.setenv("WORD", "ours")
+        os.putenv("WORD", "the C library's")
+        assert mh.run_command(shell('echo "$WORD"')).stdout == "ours\n"
+        commands = mh.map_commands([shell('echo "$WORD"')] * 2, workers=1)
+        monkeypatch.setenv("WORD", "new")
+        assert [done.stdout for done in commands] == ["new\n"] * 2
+
+    def test_a_variable_may_go_while_the_environment_is_copied(self, monkeypatch):
+        class Changing(dict):
+            def __iter__(self):
+                return iter([*self.keys(), "GONE"])
+
+        monkeypatch.setattr(os, "environ", Changing(os.environ, WORD="here"))
+        assert mh.run_command(shell('echo "$WORD"')).stdout == "here\n"
 
     def test_arguments_may_be_bytes_and_paths(self, tmp_path):
         (tmp_path / "page").write_text("words")
