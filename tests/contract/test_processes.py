@@ -21,8 +21,8 @@ import manyhands as mh
 from watching import eventually, has_ended
 
 MIB = 1 << 20
-RING = MIB
-INLINE = RING // 4
+RING = MIB // 2
+INLINE = (RING - 256) // 2 - 8
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +285,9 @@ def test_every_size_around_a_limit_of_the_ring_travels(pool, base):
     assert [future.result() for future in futures] == list(sizes)
     futures = [pool.submit(bytes, size) for size in sizes]
     assert [len(future.result()) for future in futures] == list(sizes)
+    # Single values of such sizes lie elsewhere; those of a map are in the message.
+    assert list(mh.map(len, map(bytes, sizes), on=pool)) == list(sizes)
+    assert [len(value) for value in mh.map(bytes, sizes, on=pool)] == list(sizes)
 
 
 def test_many_large_messages_are_in_flight_at_once(pool):

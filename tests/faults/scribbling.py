@@ -6,14 +6,14 @@ import os
 import random
 from pathlib import Path
 
-MIB = 1 << 20
+RING = 1 << 19
 SLATE, RINGS = 0, -1
 PARTS = {
     "slate": (SLATE, 0, 4096),
-    "tasks": (RINGS, 0, MIB),
-    "answers": (RINGS, MIB, 2 * MIB),
+    "tasks": (RINGS, 0, RING),
+    "answers": (RINGS, RING, 2 * RING),
     "states": (RINGS, 128, 136),
-    "rings": (RINGS, 0, 2 * MIB + 64),
+    "rings": (RINGS, 0, 2 * RING + 64),
     "note": (RINGS, -16, None),
     "everything": (RINGS, 0, None),
 }

@@ -62,7 +62,7 @@ def test_a_worker_that_spoils_its_tasks_and_stays_keeps_nobody_waiting(caplog):
 
 def test_answers_that_find_no_room_wait_until_somebody_reads():
     """A thread keeps the interpreter for itself, so that nobody reads what comes under a policy."""
-    answer = bytes(200_000)
+    answer = bytes(60_000)  # not so large that it lies elsewhere
 
     def hold_the_interpreter(until):
         while not until.is_set():
@@ -96,7 +96,7 @@ def test_a_stopped_worker_with_a_full_ring_holds_nobody_else_up(fifo):
         stuck = pool.submit(announce, fifo)
         pid = int(fifo.read_text())
         os.kill(pid, signal.SIGSTOP)
-        futures = [pool.submit(len, bytes(200_000)) for _ in range(100)]
-        assert [future.result(timeout=30) for future in futures] == [200_000] * 100
+        futures = [pool.submit(len, bytes(60_000)) for _ in range(100)]
+        assert [future.result(timeout=30) for future in futures] == [60_000] * 100
         assert stuck.cancel(force=True)
         eventually(lambda: has_ended(pid), "the worker's end", 5)

@@ -177,6 +177,14 @@ mod tests {
     }
 
     #[test]
+    fn two_messages_of_half_the_data_area_have_room_with_the_word_before_each() {
+        let (_, mut producer, _) = ring();
+        let half = [b'x'; (LEN - OVERHEAD) / 2 - WORD];
+        assert!(producer.try_push(&[&half]).is_ok() && producer.try_push(&[&half]).is_ok());
+        assert_eq!(producer.try_push(&[]), Err(PushError::Full));
+    }
+
+    #[test]
     fn a_ring_is_initialised_whatever_its_memory_held() {
         let (segment, ..) = ring();
         segment.words().iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));

@@ -50,11 +50,13 @@ use crate::parcel::{Arguments, Function, Parcel};
 use crate::slots::{Freed, Slots};
 use crate::view::{Known, Lender, MEMORABLE};
 
-/// Bytes of each ring.
-pub(crate) const RING: usize = 1 << 20;
-/// The largest message that goes through a ring; a larger one travels in a segment of its own. A ring whose consumer
-/// has claimed everything always has room for one of these.
-pub(crate) const INLINE: usize = RING / 4;
+/// Bytes of each ring. A worker has two, and all of their memory even while it is idle.
+pub(crate) const RING: usize = 1 << 19;
+/// The largest message that goes through a ring; a larger one travels in a segment of its own, which takes several times
+/// as long. A ring whose consumer has claimed everything always has room for one of these: such a consumer may be reading
+/// one message yet, and there is room for two, each with a word before it.
+pub(crate) const INLINE: usize = (RING - ring::OVERHEAD) / 2 - size_of::<u64>();
+const _: () = assert!(2 * (1 + INLINE.div_ceil(8)) <= (RING - ring::OVERHEAD) / 8);
 /// The words after the rings: how many answers outside the ring the pool has read, and whether the worker shall end.
 /// They are no messages, so that every message in the task ring is a task.
 pub(crate) const RELEASED: usize = 2 * RING / 8;

@@ -36,8 +36,10 @@ use crate::wire::{self, Reader, Times};
 
 /// How long an idle worker looks for its next task before it sleeps.
 const LOOK: Duration = Duration::from_micros(50);
-/// How often a worker whose answers find no room looks again.
-const FULL: Duration = Duration::from_millis(1);
+/// How soon a worker whose answer finds no room looks again: twice as long each time, up to so long. A pool that reads
+/// empties a ring in a fraction of a millisecond; one that does not may leave it full for long.
+const FULL: Duration = Duration::from_micros(25);
+const LONGEST_FULL: Duration = Duration::from_millis(1);
 
 /// How often to look whether the pool has opened an answer, and for how long: it may be busy, or stopped.
 const OPENING: Duration = Duration::from_micros(20);
@@ -210,6 +212,7 @@ impl ProcessWorker {
 
     /// Pushes an answer, waiting for room.
     fn push(&self, py: Python<'_>, parts: &[&[u8]]) -> PyResult<()> {
+        let mut pause = FULL;
         loop {
             let pushed = self.answers.lock().unwrap_or_else(PoisonError::into_inner).try_push(parts);
             match pushed {
@@ -220,7 +223,10 @@ impl ProcessWorker {
                     return Ok(());
                 }
                 // The pool reads without our asking; there is no event for room, for there is room nearly always.
-                Err(PushError::Full) => py.detach(|| std::thread::sleep(FULL)),
+                Err(PushError::Full) => {
+                    py.detach(|| std::thread::sleep(pause));
+                    pause = (2 * pause).min(LONGEST_FULL);
+                }
                 Err(broken) => return Err(PyRuntimeError::new_err(format!("could not answer: {broken}"))),
             }
         }
