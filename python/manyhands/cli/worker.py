@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +14,8 @@ from manyhands import _core
 from manyhands.cli.problem import Problem, say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from manyhands.queue import Queue
     from manyhands.queue.worker import Worker
 
@@ -217,6 +218,8 @@ def _wait(worker: Worker, *, watch: bool) -> Path | None:
 
 def _files() -> set[Path]:
     """The files of the program itself: those below the working directory, and no installed ones."""
+    from pathlib import Path  # half a megabyte, which a worker that watches nothing does not need
+
     here = Path.cwd()
     imported = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     found = {Path(file) for file in imported if file}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import random
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
@@ -272,7 +271,11 @@ class Task(Generic[P, R]):
         if not self.backoff:
             return self.retry_delay
         longest = min(self.max_backoff, self.backoff * 2.0 ** min(retries, 64))
-        return random.uniform(0, longest) if self.jitter else longest
+        if not self.jitter:
+            return longest
+        import random  # half a megabyte, which a worker in whose tasks nothing fails does not need
+
+        return random.uniform(0, longest)
 
     def update_state(self, state: str, meta: Any = None, task_id: str | None = None) -> None:
         """Tell whoever asks how far the call is that runs.
