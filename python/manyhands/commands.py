@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, overload
 from manyhands import _core
 from manyhands._child import Child, to_its_end
 from manyhands._core import Outcome, Policy
+from manyhands._environment import variables
 from manyhands.errors import ManyhandsError
 from manyhands.executors.async_ import AsyncExecutor
 from manyhands.maps import MapIterator, map
@@ -320,7 +321,7 @@ class _Command:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=self._cwd,
-                env=_environment() if self._env is None else self._env,
+                env=variables() if self._env is None else self._env,
                 start_new_session=True,
                 bufsize=0,
             )
@@ -332,15 +333,6 @@ class _Command:
         if not self._text:
             return output
         return output.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _environment() -> dict[str, str]:
-    """This process's variables as they are now, whatever other threads do to them meanwhile.
-
-    A program that is given none is started with the C library's own list. A variable that is set at that
-    moment, by C code or where threads run side by side, moves the list, and the start fails with EFAULT.
-    """
-    return {name: value for name in list(os.environ) if (value := os.environ.get(name)) is not None}
 
 
 def _checked(command: Any) -> list[_Argument]:

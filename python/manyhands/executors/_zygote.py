@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from manyhands._environment import variables
 from manyhands.executors._packets import receive, send
 
 __all__ = ["Ended", "OnEnd", "Zygote", "ZygoteGone", "directory", "wait_for", "zygote"]
@@ -72,7 +73,7 @@ class Zygote:
             f"serve({theirs.fileno()}, {os.getpid()}, {preload!r})"
         )
         with theirs:
-            self._pid = _spawn(command, theirs.fileno(), {**os.environ, **environment})
+            self._pid = _spawn(command, theirs.fileno(), {**variables(), **environment})
         self._listen_to(ours)
 
     def _listen_to(self, sock: socket.socket) -> None:

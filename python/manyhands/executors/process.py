@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import Any, ClassVar
 
 from manyhands import _core
+from manyhands._environment import variables
 from manyhands.executors._branches import start_worker
 from manyhands.executors._notes import Listener, levels
 from manyhands.executors._zygote import directory, zygote
@@ -162,7 +163,7 @@ class ProcessExecutor(Executor):
                 "parent": os.getpid(),
                 "path": list(sys.path),
                 "arguments": list(getattr(sys, "argv", [])),
-                "environment": {**os.environ, **shares},
+                "environment": {**variables(), **shares},
                 "authkey": _authkey(),
             }
             module = hand.module or initializers_module
