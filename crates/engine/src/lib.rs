@@ -32,6 +32,7 @@ pub mod ring;
 pub mod rounds;
 pub mod scheduler;
 pub mod shared;
+pub mod start;
 pub mod statistics;
 pub mod task;
 pub mod timer;

@@ -17,6 +17,7 @@ pub mod ring;
 mod scratch;
 pub mod segment;
 pub mod shared;
+pub mod slots;
 pub mod spool;
 pub mod stock;
 mod sys;

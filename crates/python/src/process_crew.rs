@@ -35,6 +35,7 @@ use manyhands_os::clock;
 use manyhands_os::event::Event;
 use manyhands_os::ring::{self, Consumer, Producer, PushError};
 use manyhands_os::segment::Segment;
+use manyhands_os::slots::{Freed, Slots};
 use manyhands_os::stock::Stock;
 use pyo3::prelude::*;
 
@@ -47,7 +48,6 @@ use crate::future::Future;
 use crate::message::{self, Place, Task};
 use crate::offer::Offer;
 use crate::parcel::{Arguments, Function, Parcel};
-use crate::slots::{Freed, Slots};
 use crate::view::{Known, Lender, MEMORABLE};
 
 /// Bytes of each ring. A worker has two, and all of their memory even while it is idle.

@@ -12,6 +12,7 @@ use manyhands_os::clock;
 use manyhands_os::event::Event;
 use manyhands_os::ring::{self, Consumer, Producer, PushError};
 use manyhands_os::segment::{Segment, Writes};
+use manyhands_os::slots::Slots;
 use manyhands_os::stock::Stock;
 use pyo3::exceptions::{PyBaseException, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -30,7 +31,6 @@ use crate::patience::Patience;
 use crate::pickle::{Parts, Pickled, Weight};
 use crate::pool;
 use crate::process_crew::{ARGUMENTS, INLINE, OPENED, RELEASED, RESULTS, RETIRED, RING, SEGMENT, STOPPED};
-use crate::slots::Slots;
 use crate::view::{Bundle, Known, Lender};
 use crate::wire::{self, Reader, Times};
 

@@ -5,21 +5,23 @@
 
 use std::sync::atomic::Ordering;
 
-use manyhands_os::segment::Segment;
+use crate::segment::Segment;
 
 /// As many as a word has bits.
 const MOST: u8 = 64;
 
 /// Words that tell of slots that are free again; what is spoilt must not be used again.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Freed {
-    pub(crate) free: usize,
-    pub(crate) spoilt: usize,
+pub struct Freed {
+    /// Where the word of those that may be used again lies, in words of the segment.
+    pub free: usize,
+    /// Where that of the others lies.
+    pub spoilt: usize,
 }
 
 impl Freed {
     /// Marks a slot.
-    pub(crate) fn mark(self, segment: &Segment, slot: u8, is_spoilt: bool) {
+    pub fn mark(self, segment: &Segment, slot: u8, is_spoilt: bool) {
         let word = if is_spoilt { self.spoilt } else { self.free };
         // Release: the last look into the slot comes before.
         segment.words()[word].fetch_or(1 << (u32::from(slot) % u64::BITS), Ordering::Release);
@@ -37,13 +39,16 @@ impl Freed {
 }
 
 /// Things that are lent.
-pub(crate) struct Slots<T> {
+#[derive(Debug)]
+pub struct Slots<T> {
     lent: Vec<Option<T>>,
     freed: Freed,
 }
 
 impl<T> Slots<T> {
-    pub(crate) const fn new(freed: Freed) -> Self {
+    /// None yet; by which words they are given back.
+    #[must_use]
+    pub const fn new(freed: Freed) -> Self {
         Self { lent: Vec::new(), freed }
     }
 
@@ -51,7 +56,7 @@ impl<T> Slots<T> {
     ///
     /// # Errors
     /// Gives the thing back if all numbers are in use.
-    pub(crate) fn lend(&mut self, thing: T) -> Result<u8, T> {
+    pub fn lend(&mut self, thing: T) -> Result<u8, T> {
         let free = self.lent.iter().position(Option::is_none).unwrap_or(self.lent.len());
         match u8::try_from(free) {
             Ok(slot) if slot < MOST => {
@@ -64,12 +69,12 @@ impl<T> Slots<T> {
     }
 
     /// Takes back what the other has not seen.
-    pub(crate) fn take(&mut self, slot: u8) -> Option<T> {
+    pub fn take(&mut self, slot: u8) -> Option<T> {
         self.lent.get_mut(usize::from(slot))?.take()
     }
 
     /// Takes back what was given back since, each with whether it is spoilt.
-    pub(crate) fn take_freed(&mut self, segment: &Segment) -> impl Iterator<Item = (T, bool)> {
+    pub fn take_freed(&mut self, segment: &Segment) -> impl Iterator<Item = (T, bool)> {
         self.freed.take(segment).filter_map(|(slot, is_spoilt)| Some((self.take(slot)?, is_spoilt)))
     }
 }

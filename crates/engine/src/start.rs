@@ -6,17 +6,19 @@
 use std::sync::OnceLock;
 
 /// See the module.
-#[derive(Default)]
-pub(crate) struct Start(OnceLock<bool>);
+#[derive(Debug, Default)]
+pub struct Start(OnceLock<bool>);
 
 impl Start {
     /// The thread begins; `false` if it must not.
-    pub(crate) fn begin(&self) -> bool {
+    #[must_use]
+    pub fn begin(&self) -> bool {
         self.0.set(true).is_ok()
     }
 
     /// Nobody waits for the thread any more; `false` if it has begun. It may be asked more than once.
-    pub(crate) fn revoke(&self) -> bool {
+    #[must_use]
+    pub fn revoke(&self) -> bool {
         !*self.0.get_or_init(|| false)
     }
 }
