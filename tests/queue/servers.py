@@ -203,8 +203,9 @@ def running(kind: type[Server], folder: Path) -> Iterator[Server]:
 
 def free_port() -> int:
     """A port below those that the kernel gives to clients: nobody has it when a server comes back to it."""
+    numbers = random.SystemRandom()  # the usual one, once seeded, draws the ports of another run
     while True:
-        port = random.randrange(10_000, 30_000)
+        port = numbers.randrange(10_000, 30_000)
         with socket.socket() as attempt, suppress(OSError):
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             attempt.bind(("127.0.0.1", port))

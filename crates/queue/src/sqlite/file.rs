@@ -128,7 +128,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, Trouble> {
     let mut db = Connection::open_with_flags(path, flags)?;
     db.busy_handler(Some(give_way))?;
     db.set_prepared_statement_cache_capacity(64);
-    let is_ours = recognise(&db)?;
+    // In one view of it: another process may be making it at this moment.
+    let view = db.transaction()?;
+    let is_ours = recognise(&view)?;
+    drop(view);
     if !is_ours {
         // Both have to be said before there is anything in the file.
         db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -194,4 +197,32 @@ fn make(db: &mut Connection) -> Result<(), Trouble> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn whoever_comes_while_a_file_is_made_finds_it_one_of_ours() {
+        let folder = std::env::temp_dir().join(format!("manyhands-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&folder).unwrap();
+        for number in 0..50 {
+            let (path, barrier) = (folder.join(number.to_string()), Barrier::new(4));
+            let come = || {
+                barrier.wait();
+                open(&path).map(drop)
+            };
+            let ends = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(come)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+            });
+            for end in ends {
+                end.unwrap();
+            }
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }
