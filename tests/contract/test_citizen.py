@@ -465,11 +465,15 @@ def test_each_worker_draws_numbers_of_its_own():
 
 
 def test_a_seed_in_the_parent_does_not_reach_the_workers():
+    before = random.getstate()
     random.seed(7)
-    with mh.ProcessExecutor(1, max_tasks_per_worker=1) as pool:
-        drawn = {pool.submit(random.random).result() for _ in range(3)}
-    assert len(drawn) == 3
-    assert random.random() not in drawn
+    try:
+        with mh.ProcessExecutor(1, max_tasks_per_worker=1) as pool:
+            drawn = {pool.submit(random.random).result() for _ in range(3)}
+        assert len(drawn) == 3
+        assert random.random() not in drawn
+    finally:
+        random.setstate(before)
 
 
 def test_a_function_that_has_imported_a_drawing_function_draws_numbers_of_its_workers_own():

@@ -28,6 +28,16 @@ pub(super) fn write(out: &mut Vec<u8>, name: &str, value: &Bound<'_, PyAny>, sty
     Writer { out, style, depth: 0 }.value(value).map_err(|refusal| refusal.into_error(name))
 }
 
+/// Bytes of the shortest text of a number that may lie in the middle between two such texts: Python takes the even one
+/// then, Rust the larger one. It has one digit less than the number itself; numbers of up to 15 digits are their own text.
+const TIE: usize = 16;
+
+/// Whether a number has so few places behind the point in binary, and so in decimal, that it may have one digit more than
+/// its shortest text: at most 18, of which none to three, zeros, stand before the first that counts.
+fn is_short_in_binary(value: f64) -> bool {
+    (value * f64::from(1 << 21)).fract() == 0.0
+}
+
 /// What was found where, from the innermost step outwards.
 struct Refusal {
     path: Vec<String>,
@@ -171,8 +181,12 @@ impl Writer<'_> {
         let value = number.value();
         // In this range Rust and Python write the same shortest digits; outside they differ in the exponent.
         if value == 0.0 || (1e-4..1e16).contains(&value.abs()) {
+            let begin = self.out.len();
             self.format(format_args!("{value:?}"));
-            return Ok(());
+            if self.out.len() - begin < TIE || !is_short_in_binary(value) {
+                return Ok(());
+            }
+            self.out.truncate(begin);
         }
         if !value.is_finite() && self.style == Style::Result {
             return Err(Refusal::new(Found::Number(value)));
