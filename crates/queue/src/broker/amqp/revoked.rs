@@ -47,7 +47,8 @@ pub(super) async fn revoke(post: &Post, ids: &[String], terminate: bool) -> Resu
 
 /// Hears what has been said, and tells what was said after the mark.
 pub(super) async fn since(post: &Post, mark: u64) -> Result<(u64, Vec<Revocation>), Error> {
-    let channel = post.channel().await?;
+    let live = post.back.live().await?;
+    let channel = live.channel().await?;
     let action = "ask for revoked tasks";
     // Of one name, and declared by the one connection that may: where it is there already, nothing happens.
     post.server.answer(action, listen(&channel, &post.ear.name)).await?;
@@ -55,6 +56,7 @@ pub(super) async fn since(post: &Post, mark: u64) -> Result<(u64, Vec<Revocation
     while let Some(said) =
         post.server.answer(action, channel.basic_get(post.ear.name.as_str().into(), options)).await?
     {
+        drop(live.whole(said.delivery.properties)); // or they would be kept for somebody who asks for them
         for revocation in control::revocations(&said.delivery.data) {
             locked(&post.ear.heard).add(revocation);
         }
