@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::log;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How many of the kept messages are sent together.
 const PORTION: usize = 256;
 

@@ -14,7 +14,7 @@ use super::room::{Room, now};
 
 /// How long to wait before the broker is tried again, at first and at most.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait when nothing is due: a clock that is set forward is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How often to ask what was revoked.
