@@ -236,7 +236,7 @@ pub trait Settle: Send + Sync {
 
     /// The messages are kept for later, unsettled: they do not count as prefetched any more, and are not given to others
     /// while this consumer lives. Whoever holds a message keeps it: a settlement that sends it elsewhere has to bring it
-    /// along. Without it the message goes back to its queue instead.
+    /// along. Without it, where the broker has not kept it either, the message goes back to its queue instead.
     ///
     /// # Errors
     /// If the server must be told and cannot be.

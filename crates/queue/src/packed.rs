@@ -215,7 +215,7 @@ impl Shapes {
     }
 
     /// Reads a delivery that stays packed.
-    pub(crate) fn read(&self, packed: &Packed) -> (Ticket, String, Message) {
+    fn read(&self, packed: &Packed) -> (Ticket, String, Message) {
         let mut reader = Reader(&packed.0);
         let flags = reader.flags();
         let has = |flag| flags & flag != 0;

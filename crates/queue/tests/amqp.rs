@@ -170,6 +170,25 @@ async fn headers_that_lie_too_deep_make_a_dead_letter() {
 }
 
 #[tokio::test]
+async fn what_was_held_and_is_not_brought_along_comes_again() {
+    let fixture = Shared::new().await;
+    let (broker, queue) = (fixture.broker(&Options::default()), contract::unique("forgotten"));
+    broker.publish(&[contract::outgoing(&queue, 1), contract::outgoing(&queue, 2)]).await.unwrap();
+    let mut consumer = broker.consume(contract::subscription(&[&queue], 10)).await.unwrap();
+    let held = contract::receive(&mut consumer, 2).await;
+    let tags: Vec<_> = held.iter().map(|delivery| delivery.tag).collect();
+    let settler = consumer.settler();
+    settler.hold(&tags).await.unwrap();
+    let ways = [Settlement::Requeue { held: None }, Settlement::Dead { reason: "enough".into(), held: None }];
+    settler.settle(tags.into_iter().zip(ways).collect()).await.unwrap();
+    let mut came = contract::receive(&mut consumer, 2).await;
+    came.sort_unstable_by_key(contract::number);
+    assert_eq!(came.iter().map(contract::number).collect::<Vec<_>>(), [1, 2]);
+    assert!(came.iter().all(|delivery| delivery.is_redelivered));
+    assert_eq!(broker.dead_letters(&queue, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn headers_of_any_size_come_in_and_go_on() {
     let fixture = Shared::new().await;
     let (broker, queue) = (fixture.broker(&Options::default()), contract::unique("wide"));

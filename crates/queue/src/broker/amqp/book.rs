@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use lapin::BasicProperties;
 
+use super::FRAME;
 use super::ledger::{Ack, Ledger};
 use super::publish::Letter;
 use crate::wire::{Limits, table};
@@ -57,7 +58,7 @@ impl Book {
         self.held += 1;
         let limits = Limits { body: u64::MAX, ..Limits::default() };
         let Ok(message) = table::decode(&kept.properties, kept.body.clone(), &limits) else { return };
-        let is_same = table::encode(&message, 0).is_ok_and(|again| again == *kept.properties);
+        let is_same = table::encode(&message, FRAME).is_ok_and(|again| again == *kept.properties);
         if is_same && message.body == kept.body {
             self.kept.remove(&tag);
         }
@@ -163,5 +164,14 @@ mod tests {
         assert_eq!(book.strike(vec![2, 2, 3]), [2]);
         assert_eq!((book.held(), book.has(2), book.has(1)), (0, false, true));
         assert_eq!(book.acknowledge(vec![1]), [Ack::UpTo(1)]);
+    }
+
+    #[test]
+    fn what_is_too_large_to_be_written_again_stays_as_it_came() {
+        let (mut book, mut message) = (Book::new(), delayed(1));
+        message.headers.other.insert("x-baggage".into(), "b".repeat(FRAME - 1000).into());
+        let properties = keep(&mut book, 1, &message);
+        book.hold(1);
+        assert_eq!(book.letter(1, &queues()).unwrap().properties, properties);
     }
 }
