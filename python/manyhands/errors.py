@@ -93,7 +93,10 @@ class _EndedTask(ManyhandsError):
             # The whole path is in the field.
             known.append(f"last seen in {self.frame.rpartition(os.sep)[2]}")
         known.extend(self._more_known())
-        message = f"{self.args[0]} ({'; '.join(known)})" if known else self.args[0]
+        # What was stored as a result may have any arguments.
+        message = str(self.args[0]) if self.args else ""
+        if known:
+            message = f"{message} ({'; '.join(known)})"
         return f"{message}\nhint: {self.hint}" if self.hint else message
 
     def _more_known(self) -> list[str]:

@@ -180,6 +180,26 @@ def test_a_queue_without_results_says_so():
         queue.result("a").get(timeout=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "said", "shown"),
+    [
+        ("TimeLimitExceeded", [1], "the task ran longer than its limit of 1 s and was stopped"),
+        ("TimeLimitExceeded", [], ""),
+        ("TimeLimitExceeded", ["1 s", 2], "1 s"),
+        ("WorkerLostError", ["Worker exited prematurely: signal 9"], "Worker exited prematurely: signal 9"),
+        ("WorkerLostError", [9], "9"),
+    ],
+)
+def test_the_end_of_a_task_is_told_and_has_its_fields(name, said, shown):
+    record = {"exc_type": name, "exc_message": said, "exc_module": "billiard.exceptions"}
+    error = _outcomes.error_of({"status": "FAILURE", "result": record})
+    assert (str(error), error.task) == (shown, "")
+    if name == "WorkerLostError":
+        assert (error.pid, error.exitcode, error.peak_memory) == (None, None, None)
+    else:
+        assert (error.limit == 1, error.attempts) == (said == [1], 1)
+
+
 @pytest.mark.parametrize("document", [b"[]", b"{", b"5", b"\xff"])
 def test_a_document_that_is_none_is_an_error(queue, document):
     queue._results.put("a", "SUCCESS", document)

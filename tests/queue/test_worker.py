@@ -374,8 +374,11 @@ def test_a_hard_limit_ends_the_task(queue):
 
     with working(queue):
         for result in (waits.delay(), sleeps.apply_async(time_limit=0.1)):
-            with pytest.raises(TaskTimeout):
+            with pytest.raises(
+                TaskTimeout, match=r"^the task ran longer than its limit of 0\.1 s and"
+            ) as timed_out:
                 result.get(timeout=PATIENCE)
+            assert (timed_out.value.limit, timed_out.value.attempts) == (0.1, 1)
 
 
 def test_a_soft_limit_is_raised_in_a_coroutine(queue):

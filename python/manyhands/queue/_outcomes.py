@@ -106,9 +106,19 @@ def _rebuilt(state: object, record: Any) -> BaseException:
     except Exception:
         error = _stand_in(name, module).__new__(_stand_in(name, module))
     error.args = args
-    if isinstance(error, TaskTimeout | WorkerDied):
-        error.task = ""
+    if isinstance(error, TaskTimeout):
+        _know_limit(error)
+    elif isinstance(error, WorkerDied):
+        error.task, error.pid, error.exitcode, error.peak_memory = "", None, None, None
     return error
+
+
+def _know_limit(error: TaskTimeout) -> None:
+    """Give one that was stored its fields, and for Celery's only argument, the limit, our words."""
+    error.task, error.limit, error.attempts = "", float("nan"), 1
+    if len(error.args) == 1 and isinstance(error.args[0], int | float):
+        error.limit = float(error.args[0])
+        error.args = (f"the task ran longer than its limit of {error.limit:g} s and was stopped",)
 
 
 def _class_of(name: str, module: object) -> type[BaseException]:
