@@ -180,6 +180,13 @@ def test_a_queue_without_results_says_so():
         queue.result("a").get(timeout=1)
 
 
+def test_a_task_that_no_worker_knew_is_told_with_the_way_out():
+    record = {"exc_type": "NotRegistered", "exc_message": ["shop.chrage"], "exc_module": "celery.exceptions"}
+    error = _outcomes.error_of({"status": "FAILURE", "result": record})
+    assert error.args == ("shop.chrage",)
+    assert str(error).startswith("shop.chrage\nhint: the worker that took it knows no task of that name")
+
+
 @pytest.mark.parametrize(
     ("name", "said", "shown"),
     [

@@ -110,6 +110,10 @@ def _rebuilt(state: object, record: Any) -> BaseException:
         _know_limit(error)
     elif isinstance(error, WorkerDied):
         error.task, error.pid, error.exitcode, error.peak_memory = "", None, None, None
+    elif isinstance(error, UnknownTask):
+        error.hint = (
+            "the worker that took it knows no task of that name: does its -A import the one that has it?"
+        )
     return error
 
 
